@@ -1,0 +1,231 @@
+"""Golden rows: inputs with the outputs that PyTorch gave, and how others compare with them.
+
+Everything here works over a `run` callable (named arrays in, named arrays out) and knows no
+runtime, so training proves an export and serving proves an execution provider by the same code.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from app.bundle.manifest import (
+    NUMERIC_CLASSES,
+    LabelPrediction,
+    Manifest,
+    NumericClass,
+    Tolerance,
+)
+from app.bundle.tensors import Array, Tensors, row_count, take_rows
+from app.errors import BundleCorrupt
+
+Run = Callable[[Tensors], Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
+class RawExample:
+    """An encoded input as a client would send it, and the array row that it must become."""
+
+    field: str
+    encoded: bytes
+    row: Array
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Rows of every input and output tensor; string tensors are object arrays of `str`."""
+
+    inputs: Tensors
+    outputs: Tensors
+    raw: tuple[RawExample, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return row_count(self.inputs)
+
+    def tiled(self, rows: int) -> "Golden":
+        """The first `rows` rows, repeating from the start where there are fewer."""
+        index = np.arange(rows) % self.rows
+        return Golden(take_rows(self.inputs, index), take_rows(self.outputs, index))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a replay showed: the strictest numeric class that was met, or None and why."""
+
+    numeric_class: NumericClass | None
+    reason: str
+    max_abs_error: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return self.numeric_class is not None
+
+
+def save_golden(golden: Golden) -> bytes:
+    """An .npz archive without pickled objects: strings become fixed-width unicode."""
+    arrays: dict[str, Array] = {}
+    for side, tensors in (("input", golden.inputs), ("output", golden.outputs)):
+        for name, array in tensors.items():
+            arrays[f"{side}:{name}"] = array.astype(np.str_) if array.dtype == object else array
+    for index, example in enumerate(golden.raw):
+        arrays[f"raw:{example.field}:{index}"] = np.frombuffer(example.encoded, dtype=np.uint8)
+        arrays[f"row:{example.field}:{index}"] = example.row
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def load_golden(data: bytes) -> Golden:
+    """Read what `save_golden` wrote.
+
+    Raises:
+        BundleCorrupt: not such an archive, or it has no rows.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError):
+        raise BundleCorrupt("golden.npz is not a readable archive of plain arrays") from None
+    inputs = _with_prefix(arrays, "input:")
+    outputs = _with_prefix(arrays, "output:")
+    rows = {array.shape[0] if array.ndim else 0 for array in (*inputs.values(), *outputs.values())}
+    if not inputs or not outputs or len(rows) != 1 or 0 in rows:
+        raise BundleCorrupt("golden.npz does not hold the same rows of inputs and outputs")
+    raw = tuple(
+        RawExample(key.split(":")[1], array.tobytes(), arrays["row:" + key.removeprefix("raw:")])
+        for key, array in arrays.items()
+        if key.startswith("raw:")
+    )
+    return Golden(inputs, outputs, raw)
+
+
+def _with_prefix(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {
+        key.removeprefix(prefix): array.astype(object) if array.dtype.kind == "U" else array
+        for key, array in arrays.items()
+        if key.startswith(prefix)
+    }
+
+
+def replay(run: Run, golden: Golden, manifest: Manifest, sizes: Sequence[int]) -> Comparison:
+    """Run golden rows at each batch size; the verdict is the worst of them.
+
+    Args:
+        run: named arrays in, named arrays out; what it raises is not caught here.
+        sizes: batch sizes in rows, at least one.
+    """
+    worst = Comparison(NUMERIC_CLASSES[0], "golden outputs met")
+    errors: dict[str, float] = {}
+    for size in sizes:
+        part = golden.tiled(size)
+        found = compare(part.outputs, run(part.inputs), manifest)
+        for name, error in found.max_abs_error.items():
+            errors[name] = max(error, errors.get(name, 0.0))
+        if found.numeric_class is None:
+            return Comparison(None, f"batch of {size}: {found.reason}", errors)
+        if NUMERIC_CLASSES.index(found.numeric_class) > NUMERIC_CLASSES.index(
+            worst.numeric_class or NUMERIC_CLASSES[0]
+        ):
+            worst = found
+    return Comparison(worst.numeric_class, worst.reason, errors)
+
+
+def compare(want: Tensors, got: Mapping[str, Array], manifest: Manifest) -> Comparison:
+    """Compare outputs with golden ones of the same rows.
+
+    Floats must meet the tolerance of a numeric class; everything else must be equal, except that
+    a label may differ in rows whose two best golden scores are within `tie_margin`.
+    """
+    errors: dict[str, float] = {}
+    for name, wanted in want.items():
+        problem = _shape_problem(name, wanted, got)
+        if problem:
+            return Comparison(None, problem, errors)
+        if wanted.dtype.kind == "f":
+            errors[name] = max_abs_error(wanted, got[name])
+        else:
+            differ = _differing_rows(name, wanted, got[name], want, manifest)
+            if differ:
+                return Comparison(
+                    None, f"output {name!r} differs from golden in {differ} rows", errors
+                )
+    for numeric_class in NUMERIC_CLASSES:
+        tolerances = manifest.tolerances.get(numeric_class)
+        if tolerances is not None and all(
+            within(want[name], got[name], tolerances[name]) for name in errors if name in tolerances
+        ):
+            return Comparison(numeric_class, f"golden outputs met as {numeric_class}", errors)
+    off = ", ".join(f"{name!r} by {error:.3g}" for name, error in errors.items())
+    return Comparison(None, f"outputs differ from golden beyond tolerance: {off}", errors)
+
+
+def _shape_problem(name: str, wanted: Array, got: Mapping[str, Array]) -> str | None:
+    if name not in got:
+        return f"output {name!r} is missing"
+    if got[name].shape != wanted.shape:
+        return f"output {name!r} has shape {got[name].shape}, golden has {wanted.shape}"
+    return None
+
+
+def _differing_rows(name: str, wanted: Array, got: Array, want: Tensors, manifest: Manifest) -> int:
+    differs = np.asarray(wanted != got).reshape(len(wanted), -1).any(axis=1)
+    scores = _scores_behind(name, manifest)
+    if scores is not None and scores in want:
+        best_two = np.sort(want[scores].reshape(len(wanted), -1), axis=1)[:, -2:]
+        differs &= (best_two[:, 1] - best_two[:, 0]) > manifest.tie_margin
+    return int(differs.sum())
+
+
+def _scores_behind(tensor: str, manifest: Manifest) -> str | None:
+    for prediction in manifest.signature.predictions:
+        if isinstance(prediction, LabelPrediction) and prediction.tensor == tensor:
+            return prediction.scores_tensor
+    return None
+
+
+def max_abs_error(want: Array, got: Array) -> float:
+    """Largest |got - want|; infinite where only one of them is finite. 0 for no elements."""
+    same = (want == got) | (np.isnan(want) & np.isnan(got))
+    if bool(same.all()):
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        error = np.abs(got.astype(np.float64) - want.astype(np.float64))[~same]
+    return float(np.nan_to_num(error, nan=np.inf).max())
+
+
+def within(want: Array, got: Array, tolerance: Tolerance) -> bool:
+    return bool(np.allclose(got, want, rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True))
+
+
+def row_dependence(run: Run, inputs: Tensors, tolerances: Mapping[str, Tolerance]) -> str | None:
+    """Whether batch-mates change a row: runs each row alone and compares it with the whole batch.
+
+    Returns:
+        None where every row is independent, else what differs.
+    """
+    whole = run(inputs)
+    rows = row_count(inputs)
+    for name, array in whole.items():
+        if array.ndim == 0 or array.shape[0] != rows:
+            return f"output {name!r} has shape {array.shape} for {rows} rows"
+    for row in range(rows):
+        alone = run(take_rows(inputs, slice(row, row + 1)))
+        for name, array in whole.items():
+            difference = _row_difference(array[row : row + 1], alone[name], tolerances.get(name))
+            if difference:
+                return f"output {name!r} of row {row} {difference} when it runs alone"
+    return None
+
+
+def _row_difference(batched: Any, alone: Any, tolerance: Tolerance | None) -> str | None:
+    if batched.shape != alone.shape:
+        return f"has shape {alone.shape} instead of {batched.shape}"
+    if batched.dtype.kind == "f" and tolerance is not None:
+        same = within(batched, alone, tolerance)
+    else:
+        same = bool((batched == alone).all())
+    return None if same else "changes"

@@ -1,0 +1,344 @@
+"""The manifest: what a published model takes, gives, and has been proved to do.
+
+Two levels of signature. *Tensors* are what the graph takes and gives. *Fields* are what a person
+sends and *predictions* what a person gets; each says which tensor (and column) it feeds or reads.
+Validation, the OpenAPI document and the card are all made from this one description.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from app.bundle.tensors import Datatype
+from app.errors import BundleCorrupt, BundleUnsupported
+
+#: major.minor of this file's layout. A newer minor is read, another major is refused.
+SCHEMA_VERSION: Final = "1.0"
+MODEL_FILE: Final = "model.onnx"
+GOLDEN_FILE: Final = "golden.npz"
+MANIFEST_FILE: Final = "manifest.json"
+
+MODEL_NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+VERSION_PATTERN: Final = r"^[1-9][0-9]{0,8}$"
+FIELD_NAME_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
+
+#: How exact an execution provider's arithmetic is: full FP32, or TF32/FP16/BF16 somewhere inside.
+NumericClass = Literal["fp32", "reduced"]
+#: Strictest first.
+NUMERIC_CLASSES: Final[tuple[NumericClass, ...]] = ("fp32", "reduced")
+
+Dim = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=FIELD_NAME_PATTERN)]
+ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN)]
+FieldName = Annotated[str, Field(pattern=FIELD_NAME_PATTERN)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    """Frozen; unknown keys are kept out of the way so that a newer minor can be read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class TensorSpec(_Record):
+    """One input or output of the graph. A named dim is free; the first dim is the batch."""
+
+    name: str = Field(min_length=1)
+    datatype: Datatype
+    shape: tuple[Dim, ...]
+    description: str = ""
+
+
+class _Field(_Record):
+    name: FieldName
+    tensor: str
+    #: Column of a [batch, columns] tensor; None when the field is the whole row.
+    column: Annotated[int, Field(ge=0)] | None = None
+    description: str = ""
+    #: May be left out of a request (then it is missing, which the graph handles).
+    required: bool = True
+    #: May be null in a request (the same as missing).
+    nullable: bool = False
+
+    @model_validator(mode="after")
+    def _absent_is_null(self) -> Self:
+        if not self.required and not self.nullable:
+            raise ValueError(f"field {self.name!r}: one that may be left out must be nullable")
+        return self
+
+
+class NumberField(_Field):
+    """A finite number; missing reaches the graph as NaN."""
+
+    kind: Literal["number"] = "number"
+    unit: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    example: float | None = None
+
+
+class IntegerField(_Field):
+    """A whole number; missing reaches the graph as NaN, so only a float tensor can be nullable."""
+
+    kind: Literal["integer"] = "integer"
+    unit: str | None = None
+    minimum: int | None = None
+    maximum: int | None = None
+    example: int | None = None
+
+
+class CategoryField(_Field):
+    """One of a vocabulary; missing reaches the graph as the empty string."""
+
+    kind: Literal["category"] = "category"
+    vocabulary: tuple[str, ...] = Field(min_length=1)
+    #: A value outside the vocabulary is answered (the graph has a slot for it) instead of refused.
+    accept_unknown: bool = False
+    example: str | None = None
+
+
+class TextField(_Field):
+    """Free text of at most `max_length` characters."""
+
+    kind: Literal["text"] = "text"
+    max_length: int = Field(default=10_000, ge=1)
+    example: str | None = None
+
+
+class ImageField(_Field):
+    """A picture, sent as nested numbers [height][width] or as an encoded file in base64.
+
+    The graph takes UINT8 [batch, height, width] for one channel, [batch, height, width, 3] for
+    three. Encoded pictures are decoded and resized by `app.bundle.features`, and their 0–255 is
+    scaled to 0–`maximum`.
+    """
+
+    kind: Literal["image"] = "image"
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    channels: Literal[1, 3] = 1
+    maximum: int = Field(default=255, ge=1, le=255)
+    example: tuple[Any, ...] | None = None
+
+
+class TensorField(_Field):
+    """Nested numbers of the tensor's own row shape."""
+
+    kind: Literal["tensor"] = "tensor"
+    example: tuple[Any, ...] | None = None
+
+
+InputField = Annotated[
+    NumberField | IntegerField | CategoryField | TextField | ImageField | TensorField,
+    Field(discriminator="kind"),
+]
+
+
+class _Prediction(_Record):
+    name: FieldName
+    tensor: str
+    description: str = ""
+
+
+class LabelPrediction(_Prediction):
+    """The chosen class: a BYTES [batch] tensor whose values are among `labels`."""
+
+    kind: Literal["label"] = "label"
+    labels: tuple[str, ...] = Field(min_length=2)
+    #: The scores tensor behind the choice; golden comparison uses it to recognise ties.
+    scores_tensor: str | None = None
+
+
+class ScoresPrediction(_Prediction):
+    """A score for each label: a float [batch, len(labels)] tensor."""
+
+    kind: Literal["scores"] = "scores"
+    labels: tuple[str, ...] = Field(min_length=2)
+
+
+class ValuePrediction(_Prediction):
+    """One number a row: a numeric [batch] or [batch, 1] tensor."""
+
+    kind: Literal["value"] = "value"
+    unit: str | None = None
+
+
+class TensorPrediction(_Prediction):
+    """The output tensor's row as it is, in nested lists."""
+
+    kind: Literal["tensor"] = "tensor"
+
+
+PredictionField = Annotated[
+    LabelPrediction | ScoresPrediction | ValuePrediction | TensorPrediction,
+    Field(discriminator="kind"),
+]
+
+
+class Signature(_Record):
+    """Both levels of the interface, checked against each other."""
+
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    fields: tuple[InputField, ...] = Field(min_length=1)
+    predictions: tuple[PredictionField, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> Self:
+        inputs = {spec.name: spec for spec in self.inputs}
+        outputs = {spec.name for spec in self.outputs}
+        for kind, names in (
+            ("input", [s.name for s in self.inputs]),
+            ("output", [s.name for s in self.outputs]),
+            ("field", [f.name for f in self.fields]),
+            ("prediction", [p.name for p in self.predictions]),
+        ):
+            if len(set(names)) != len(names):
+                raise ValueError(f"two {kind}s share a name")
+        fed: dict[str, list[int | None]] = {}
+        for field in self.fields:
+            if field.tensor not in inputs:
+                raise ValueError(f"field {field.name!r} feeds unknown tensor {field.tensor!r}")
+            fed.setdefault(field.tensor, []).append(field.column)
+        for spec in self.inputs:
+            _check_columns(spec, fed.get(spec.name, []))
+        for prediction in self.predictions:
+            if prediction.tensor not in outputs:
+                raise ValueError(
+                    f"prediction {prediction.name!r} reads unknown tensor {prediction.tensor!r}"
+                )
+        return self
+
+    def input(self, name: str) -> TensorSpec:
+        return next(spec for spec in self.inputs if spec.name == name)
+
+    def output(self, name: str) -> TensorSpec:
+        return next(spec for spec in self.outputs if spec.name == name)
+
+
+def _check_columns(spec: TensorSpec, columns: list[int | None]) -> None:
+    """Every column of an input is fed exactly once, or the whole row is."""
+    if columns == [None]:
+        return
+    width = spec.shape[1] if len(spec.shape) == 2 else None
+    wanted = list(range(width)) if isinstance(width, int) else []
+    if None in columns or sorted(c for c in columns if c is not None) != wanted or not wanted:
+        raise ValueError(f"fields do not feed each column of tensor {spec.name!r} exactly once")
+
+
+class FileRecord(_Record):
+    size_bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Batching(_Record):
+    """What is proved of axis 0. Requests share a run only where rows are independent."""
+
+    row_independent: bool
+    max_rows: int = Field(ge=1, le=65_536)
+    #: Batch sizes at which parity and row independence were checked.
+    checked_rows: tuple[int, ...]
+
+
+class Tolerance(_Record):
+    """|got - want| <= atol + rtol * |want|."""
+
+    atol: float = Field(ge=0)
+    rtol: float = Field(ge=0)
+
+
+class Gate(_Record):
+    """A bar that the model had to pass before it could be published."""
+
+    metric: str
+    split: Literal["validation", "test"]
+    minimum: float | None = None
+    maximum: float | None = None
+    value: float
+
+    @property
+    def passed(self) -> bool:
+        """NaN passes nothing."""
+        low = -math.inf if self.minimum is None else self.minimum
+        high = math.inf if self.maximum is None else self.maximum
+        return low <= self.value <= high
+
+
+class Graph(_Record):
+    """Facts of the ONNX file that a host wants to know before it loads it."""
+
+    opset: int
+    ir_version: int
+    #: Operator domains in use ("" is the ONNX standard domain).
+    domains: tuple[str, ...]
+    node_count: int
+
+
+class Provenance(_Record):
+    """Where the model came from; same values, same machine, same weights."""
+
+    run: str
+    data_sha256: Sha256
+    config_sha256: Sha256
+    weights_sha256: Sha256
+    seed: int
+    threads: int
+    versions: Mapping[str, str]
+    git_commit: str | None = None
+    config: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Manifest(_Record):
+    """The record of one version, written last; its sha256 is the version's digest."""
+
+    schema_version: str = Field(default=SCHEMA_VERSION, pattern=r"^[0-9]+\.[0-9]+$")
+    name: ModelName
+    version: int = Field(ge=1, le=999_999_999)
+    description: str = ""
+    task: Literal["classification", "regression", "other"]
+    created_at: datetime
+    signature: Signature
+    batching: Batching
+    #: For each numeric class, for each float output.
+    tolerances: Mapping[NumericClass, Mapping[str, Tolerance]]
+    #: Rows whose two best golden scores are closer than this may differ in label.
+    tie_margin: float = Field(default=1e-3, ge=0)
+    graph: Graph
+    metrics: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
+    gates: tuple[Gate, ...] = ()
+    #: Reference distribution of each field on the training split, for drift monitoring.
+    drift: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    provenance: Provenance | None = None
+    files: Mapping[str, FileRecord] = Field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        BundleUnsupported: it was written by another major version of the schema.
+        BundleCorrupt: it is not a manifest; the message names the first wrong place.
+    """
+    try:
+        head = TypeAdapter(dict[str, Any]).validate_json(raw)
+        version = str(head.get("schema_version", ""))
+        if re.fullmatch(r"[0-9]+\.[0-9]+", version) and _major(version) != _major(SCHEMA_VERSION):
+            raise BundleUnsupported(
+                f"manifest has schema {version}, this build reads {_major(SCHEMA_VERSION)}.x: "
+                "publish the model again with this version of Modelport"
+            )
+        return Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "document"
+        raise BundleCorrupt(f"manifest is not valid at {place}: {first['msg']}") from None
+
+
+def _major(version: str) -> int:
+    return int(version.split(".")[0])

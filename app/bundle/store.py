@@ -1,0 +1,315 @@
+"""The model repository: folders `<name>/<version>/` in which published bundles lie.
+
+Publishing is atomic: a version is written beside its place and renamed into it, so that a reader
+sees the old state or the complete new version, whatever happens to the writer. A published
+version is never changed.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field as PydanticField
+
+from app.bundle.golden import Golden, load_golden
+from app.bundle.manifest import (
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    MODEL_NAME_PATTERN,
+    VERSION_PATTERN,
+    FileRecord,
+    Manifest,
+    parse_manifest,
+)
+from app.errors import (
+    BundleCorrupt,
+    BundleError,
+    BundleIncomplete,
+    BundleUnsupported,
+    PublishFailed,
+)
+
+PIN_FILE: Final = "serve.json"
+MAX_MANIFEST_BYTES: Final = 16 * 2**20
+#: Operators that may run: the standard, classical ML, and ONNX Runtime's own.
+ALLOWED_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+_STAGING_PREFIX: Final = ".tmp-"
+_STALE_STAGING_S: Final = 24 * 3600
+_VERSIONS_TRIED: Final = 100
+
+
+class Pin(BaseModel):
+    """`serve.json`: serve this version, whatever else is there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    version: int = PydanticField(ge=1)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """One model of the repository, as found on disk; nothing in it has been read but the pin."""
+
+    name: str
+    path: Path
+    #: Newest first. A folder without a manifest is not listed: it is still being written.
+    versions: tuple[int, ...]
+    pin: int | None = None
+    #: What a person should know, such as an unreadable pin.
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A version whose manifest was read; its files are verified as they are opened."""
+
+    path: Path
+    manifest: Manifest
+    #: sha256 of the manifest, which holds the sha256 of every other file.
+    digest: str
+
+    def read(self, file_name: str) -> bytes:
+        """The bytes of a file, checked against the manifest.
+
+        Raises:
+            BundleIncomplete, BundleCorrupt: they are not the bytes that were published.
+        """
+        record = self.manifest.files.get(file_name)
+        if record is None:
+            raise BundleCorrupt(f"{file_name} is not in the manifest")
+        data = _read_regular_file(self.path / file_name, record.size_bytes)
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise BundleCorrupt(f"{file_name} has another sha256 than the manifest says")
+        return data
+
+    def model(self) -> bytes:
+        return self.read(MODEL_FILE)
+
+    def golden(self) -> Golden:
+        return load_golden(self.read(GOLDEN_FILE))
+
+
+def scan(root: Path) -> tuple[ModelFolder, ...]:
+    """The models of a repository, by name.
+
+    Raises:
+        BundleError: the repository is missing or cannot be read.
+    """
+    try:
+        entries = sorted(root.iterdir())
+    except FileNotFoundError:
+        raise BundleError("the model repository does not exist") from None
+    except NotADirectoryError:
+        raise BundleError("the model repository is not a folder") from None
+    except OSError as error:
+        raise BundleError(f"the model repository cannot be read: {error.strerror}") from None
+    return tuple(
+        _scan_model(entry)
+        for entry in entries
+        if re.match(MODEL_NAME_PATTERN, entry.name) and _is_real_folder(entry)
+    )
+
+
+def _scan_model(path: Path) -> ModelFolder:
+    problems: list[str] = []
+    versions: list[int] = []
+    try:
+        for entry in path.iterdir():
+            if not re.match(VERSION_PATTERN, entry.name) or not _is_real_folder(entry):
+                continue
+            if (entry / MANIFEST_FILE).is_file():
+                versions.append(int(entry.name))
+            else:
+                problems.append(f"version {entry.name} has no {MANIFEST_FILE} (yet)")
+    except OSError as error:
+        problems.append(f"folder cannot be read: {error.strerror}")
+    pin = None
+    try:
+        pin = read_pin(path)
+    except BundleError as error:
+        problems.append(str(error))
+    return ModelFolder(path.name, path, tuple(sorted(versions, reverse=True)), pin, tuple(problems))
+
+
+def _is_real_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def read_pin(model_path: Path) -> int | None:
+    """The pinned version, or None where nothing is pinned.
+
+    Raises:
+        BundleCorrupt: `serve.json` is there but does not say `{"version": N}`.
+    """
+    try:
+        raw = _read_regular_file(model_path / PIN_FILE, None)
+    except BundleIncomplete:
+        return None
+    try:
+        return Pin.model_validate_json(raw, strict=True).version
+    except ValidationError:
+        raise BundleCorrupt(f'{PIN_FILE} must hold {{"version": N}}; the pin is ignored') from None
+
+
+def open_bundle(model_path: Path, version: int) -> Bundle:
+    """Read a version's manifest and check that it belongs where it lies.
+
+    Raises:
+        BundleError: what is wrong with it.
+    """
+    path = model_path / str(version)
+    raw = _read_regular_file(path / MANIFEST_FILE, None)
+    manifest = parse_manifest(raw)
+    if (manifest.name, manifest.version) != (model_path.name, version):
+        raise BundleCorrupt(
+            f"manifest is of {manifest.name} version {manifest.version}, "
+            f"but lies in {model_path.name}/{version}"
+        )
+    for needed in (MODEL_FILE, GOLDEN_FILE):
+        if needed not in manifest.files:
+            raise BundleCorrupt(f"manifest lists no {needed}")
+    foreign = set(manifest.graph.domains) - ALLOWED_DOMAINS
+    if foreign:
+        raise BundleUnsupported(f"operators of domain {', '.join(sorted(foreign))} are not allowed")
+    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+
+
+def verify(bundle: Bundle) -> None:
+    """Check every file of the bundle against the manifest.
+
+    Raises:
+        BundleError: the first file that differs, and how.
+    """
+    for name in bundle.manifest.files:
+        bundle.read(name)
+
+
+def _read_regular_file(path: Path, size_bytes: int | None) -> bytes:
+    """Read a file that is neither a link nor a device; `size_bytes` None means 'a small one'."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise BundleIncomplete(f"{path.name} is missing") from None
+    except OSError as error:
+        raise BundleCorrupt(f"{path.name} cannot be opened: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise BundleCorrupt(f"{path.name} is not a plain file with one name")
+        limit = MAX_MANIFEST_BYTES if size_bytes is None else size_bytes
+        if status.st_size > limit:
+            raise BundleCorrupt(f"{path.name} has {status.st_size} bytes, at most {limit} expected")
+        if size_bytes is not None and status.st_size < size_bytes:
+            raise BundleIncomplete(f"{path.name} has {status.st_size} of {size_bytes} bytes")
+        return file.read(limit + 1)
+
+
+def publish(
+    root: Path,
+    name: str,
+    files: Mapping[str, bytes],
+    manifest_for: Callable[[int], Manifest],
+    describe: Callable[[Manifest], Mapping[str, bytes]] = lambda _: {},
+) -> Bundle:
+    """Write the next version of a model, completely or not at all.
+
+    Two publishers at once get two versions.
+
+    Args:
+        files: the parts that do not depend on the version number: model, golden, variants.
+        manifest_for: the manifest for a version number; its `files` are filled in here.
+        describe: the parts made for people from the manifest (card, report).
+    Raises:
+        PublishFailed: bad name, no room, no permission; nothing of it stays visible.
+    """
+    if not re.match(MODEL_NAME_PATTERN, name):
+        raise PublishFailed(f"model name {name!r} does not match {MODEL_NAME_PATTERN}")
+    model_path = root / name
+    staging = model_path / f"{_STAGING_PREFIX}{uuid.uuid4().hex}"
+    try:
+        model_path.mkdir(parents=True, exist_ok=True)
+        _remove_stale_staging(model_path)
+        staging.mkdir()
+        for file_name, data in files.items():
+            _write_synced(staging / file_name, data)
+        version = _commit(model_path, staging, files, manifest_for, describe)
+    except OSError as error:
+        raise PublishFailed(f"cannot publish {name}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return open_bundle(model_path, version)
+
+
+def _commit(
+    model_path: Path,
+    staging: Path,
+    files: Mapping[str, bytes],
+    manifest_for: Callable[[int], Manifest],
+    describe: Callable[[Manifest], Mapping[str, bytes]],
+) -> int:
+    """Finish the staged folder as the next free version and rename it into place."""
+    for _ in range(_VERSIONS_TRIED):
+        version = _next_version(model_path)
+        manifest = manifest_for(version)
+        papers = describe(manifest)
+        for file_name, data in papers.items():
+            _write_synced(staging / file_name, data)
+        records = {
+            file_name: FileRecord(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            for file_name, data in {**files, **papers}.items()
+        }
+        complete = manifest.model_copy(update={"files": records})
+        _write_synced(staging / MANIFEST_FILE, complete.to_json())
+        _sync_folder(staging)
+        try:
+            # Fails where the target holds anything: another publisher took the number.
+            staging.rename(model_path / str(version))
+        except OSError:
+            if not (model_path / str(version)).exists():
+                raise
+            continue
+        _sync_folder(model_path)
+        return version
+    raise PublishFailed(f"cannot publish {model_path.name}: no free version number found")
+
+
+def _next_version(model_path: Path) -> int:
+    taken = [int(p.name) for p in model_path.iterdir() if re.match(VERSION_PATTERN, p.name)]
+    return max(taken, default=0) + 1
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale_staging(model_path: Path) -> None:
+    """Clear what killed publishers left; a young folder may belong to one that is at work."""
+    for entry in model_path.glob(f"{_STAGING_PREFIX}*"):
+        try:
+            if time.time() - entry.stat().st_mtime > _STALE_STAGING_S:
+                shutil.rmtree(entry, ignore_errors=True)
+        except OSError:
+            continue
