@@ -3,11 +3,11 @@
 ModelportError                      500 internal
 ├── StartupError                    the process cannot start: one line on stderr, exit status 2
 │   ├── SettingsError               a setting is unknown or has a bad value
-│   └── NothingToServe              no model of the repository can be served, or a required one cannot
+│   └── NothingToServe              no model can be served, or a required one cannot
 ├── BundleError                     a published model is not what it says
 │   ├── BundleIncomplete            a file that the manifest names is missing or short
 │   ├── BundleCorrupt               a file or the manifest differs from what was published
-│   ├── BundleUnsupported           made by a schema, operator or layout that this build does not take
+│   ├── BundleUnsupported           its schema, operators or layout are not taken here
 │   └── PublishFailed               the bundle could not be written
 ├── EngineError                     500 model_failed
 │   ├── SessionFailed               ONNX Runtime refused to open or run the model

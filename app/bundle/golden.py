@@ -23,6 +23,8 @@ from app.bundle.tensors import Array, Tensors, row_count, take_rows
 from app.errors import BundleCorrupt
 
 Run = Callable[[Tensors], Mapping[str, Array]]
+#: What an output is held to when the manifest gives it no tolerance.
+EXACT = Tolerance(atol=0.0, rtol=0.0)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def compare(want: Tensors, got: Mapping[str, Array], manifest: Manifest) -> Comp
     for numeric_class in NUMERIC_CLASSES:
         tolerances = manifest.tolerances.get(numeric_class)
         if tolerances is not None and all(
-            within(want[name], got[name], tolerances[name]) for name in errors if name in tolerances
+            within(want[name], got[name], tolerances.get(name, EXACT)) for name in errors
         ):
             return Comparison(numeric_class, f"golden outputs met as {numeric_class}", errors)
     off = ", ".join(f"{name!r} by {error:.3g}" for name, error in errors.items())

@@ -341,4 +341,4 @@ def parse_manifest(raw: bytes) -> Manifest:
 
 
 def _major(version: str) -> int:
-    return int(version.split(".")[0])
+    return int(version.partition(".")[0])
