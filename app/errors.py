@@ -11,6 +11,7 @@ ModelportError                      500 internal
 │   └── PublishFailed               the bundle could not be written
 ├── EngineError                     500 model_failed
 │   ├── SessionFailed               ONNX Runtime refused to open or run the model
+│   ├── NonFiniteOutput             500 non_finite_output: JSON has no NaN or infinity
 │   └── ProofFailed                 no execution provider gave the golden answers
 └── RequestError                    400 bad_request: the caller can do something about it
     ├── MalformedBody               400 malformed_body
@@ -94,6 +95,10 @@ class EngineError(ModelportError):
 
 class SessionFailed(EngineError):
     pass
+
+
+class NonFiniteOutput(EngineError):
+    code = "non_finite_output"
 
 
 class ProofFailed(EngineError):

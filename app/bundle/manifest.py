@@ -203,6 +203,7 @@ class Signature(_Record):
             if field.tensor not in inputs:
                 raise ValueError(f"field {field.name!r} feeds unknown tensor {field.tensor!r}")
             fed.setdefault(field.tensor, []).append(field.column)
+            _check_missing(field, inputs[field.tensor])
         for spec in self.inputs:
             _check_columns(spec, fed.get(spec.name, []))
         for prediction in self.predictions:
@@ -217,6 +218,14 @@ class Signature(_Record):
 
     def output(self, name: str) -> TensorSpec:
         return next(spec for spec in self.outputs if spec.name == name)
+
+
+def _check_missing(field: InputField, spec: TensorSpec) -> None:
+    """Missing needs a value that says so in the tensor: NaN, or the empty string."""
+    if field.nullable and spec.datatype not in ("FP16", "FP32", "FP64", "BYTES"):
+        raise ValueError(f"field {field.name!r} is nullable, {spec.datatype} cannot say missing")
+    if field.nullable and isinstance(field, ImageField | TensorField):
+        raise ValueError(f"field {field.name!r}: an {field.kind} cannot be missing")
 
 
 def _check_columns(spec: TensorSpec, columns: list[int | None]) -> None:

@@ -1,0 +1,68 @@
+"""`python -m app`: the service's command line."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from app import __version__
+from app.errors import StartupError
+from app.ops.logging import configure_logging
+from app.settings import Settings, load_settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load_settings(
+            models=options.models,
+            host=getattr(options, "host", None),
+            port=getattr(options, "port", None),
+        )
+        configure_logging(settings.log_format, settings.log_level)
+        if options.command == "serve":
+            _serve(settings)
+        else:
+            _doctor(settings)
+    except StartupError as error:
+        print(f"modelport: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m app",
+        description="Serve published models over HTTP.",
+        epilog="Every setting is an environment variable MODELPORT_*; see docs/settings.md.",
+    )
+    parser.add_argument("--version", action="version", version=f"modelport {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="prove the published models and answer requests")
+    serve.add_argument("--host", help="address to listen on (MODELPORT_HOST, 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port, 0 for a free one (MODELPORT_PORT, 8000)")
+    doctor = commands.add_parser("doctor", help="show what the service would find and use here")
+    for command in (serve, doctor):
+        command.add_argument(
+            "--models", type=Path, metavar="DIR", help="model repository (MODELPORT_MODELS, models)"
+        )
+    return parser
+
+
+def _serve(settings: Settings) -> None:
+    from app.server import serve  # noqa: PLC0415 (bad settings are told before slow imports)
+
+    serve(settings)
+
+
+def _doctor(settings: Settings) -> None:
+    from app.doctor import report  # noqa: PLC0415
+
+    for line in report(settings):
+        print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""HTTP: bytes in, bytes out. Everything about models is in `app.engine`."""

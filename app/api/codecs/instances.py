@@ -1,0 +1,312 @@
+"""The typed JSON form: `{"instances": [{field: value}]}` to `{"predictions": [{…}]}`.
+
+The check of a request is compiled once from the signature; nothing is coerced into another value.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, NotRequired, cast
+
+import numpy as np
+import orjson
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+
+# pydantic takes only this TypedDict on Python 3.11.
+from typing_extensions import TypedDict
+
+from app.api.codecs import Decoded, ModelRef
+from app.api.codecs.json_guard import refuse_deep_nesting, refuse_duplicate_names
+from app.api.codecs.nested import NestedError, array_from_nested
+from app.bundle.features import FeatureError, image_from_base64, image_from_numbers
+from app.bundle.manifest import (
+    CategoryField,
+    ImageField,
+    InputField,
+    IntegerField,
+    LabelPrediction,
+    NumberField,
+    PredictionField,
+    ScoresPrediction,
+    Signature,
+    TensorField,
+    TensorSpec,
+    TextField,
+    ValuePrediction,
+)
+from app.bundle.tensors import NUMPY_DTYPES, Array
+from app.errors import (
+    Detail,
+    MalformedBody,
+    NonFiniteOutput,
+    PayloadTooLarge,
+    ValidationFailed,
+)
+
+Row = Mapping[str, Any]
+
+_MAX_DETAILS: Final = 20
+_MAX_CATEGORY_CHARACTERS: Final = 1_000
+#: Tags of an image's two forms.
+_NUMBERS: Final = "numbers"
+_ENCODED: Final = "encoded"
+
+
+class InstancesCodec:
+    """See `app.api.codecs.Codec`."""
+
+    def __init__(self, signature: Signature, max_rows: int) -> None:
+        self._signature = signature
+        self._max_rows = max_rows
+        self._adapter = request_adapter(signature)
+        self._images = [f.name for f in signature.fields if isinstance(f, ImageField)]
+        self._fillers = [_filler(spec, signature) for spec in signature.inputs]
+        self._readers = [(p.name, p.tensor, _reader(p)) for p in signature.predictions]
+        self._float_outputs = _float_outputs(signature)
+
+    def parse(self, body: bytes) -> list[Row]:
+        refuse_deep_nesting(body)
+        try:
+            rows = cast(list[Row], self._adapter.validate_json(body)["instances"])
+        except ValidationError as error:
+            raise _translate(error) from None
+        refuse_duplicate_names(body, 1 + sum(map(len, rows)))
+        if len(rows) > self._max_rows:
+            raise PayloadTooLarge(f"{len(rows)} instances in one request, at most {self._max_rows}")
+        return rows
+
+    def is_slow(self, document: list[Row]) -> bool:
+        return any(type(row.get(name)) is str for name in self._images for row in document)
+
+    def decode(self, document: list[Row]) -> Decoded:
+        inputs: dict[str, Array] = {}
+        for fill in self._fillers:
+            name, array = fill(document)
+            inputs[name] = array
+        return Decoded(inputs, len(document))
+
+    def encode(self, outputs: Mapping[str, Array], decoded: Decoded, model: ModelRef) -> bytes:
+        refuse_non_finite(outputs, self._float_outputs)
+        columns = [(name, read(outputs[tensor])) for name, tensor, read in self._readers]
+        predictions = [
+            {name: column[row] for name, column in columns} for row in range(decoded.rows)
+        ]
+        return orjson.dumps(
+            {"predictions": predictions, "model": model}, option=orjson.OPT_SERIALIZE_NUMPY
+        )
+
+
+def request_adapter(signature: Signature) -> TypeAdapter[Any]:
+    """The compiled check of a request body."""
+    fields = {
+        field.name: _annotation(field, signature)
+        if field.required
+        else NotRequired[_annotation(field, signature)]
+        for field in signature.fields
+    }
+    strict = ConfigDict(extra="forbid", strict=True)
+    # Only the functional form can name fields at run time; type checkers cannot follow it.
+    instance = with_config(strict)(TypedDict("instance", fields))  # type: ignore
+    rows = {"instances": Annotated[list[instance], Field(min_length=1)]}  # type: ignore
+    request = with_config(strict)(TypedDict("request", rows))  # type: ignore
+    return TypeAdapter(request)
+
+
+def _annotation(field: InputField, signature: Signature) -> Any:
+    checked: Any = _value_annotation(field, signature.input(field.tensor))
+    return checked | None if field.nullable else checked
+
+
+def _value_annotation(field: InputField, spec: TensorSpec) -> Any:
+    match field:
+        case NumberField():
+            return _number(field.minimum, field.maximum)
+        case IntegerField():
+            low, high = integer_range(field, spec)
+            return Annotated[int, Field(strict=True, ge=low, le=high)]
+        case CategoryField(accept_unknown=True):
+            return Annotated[str, Field(strict=True, max_length=_MAX_CATEGORY_CHARACTERS)]
+        case CategoryField():
+            return Literal[field.vocabulary]
+        case TextField():
+            return Annotated[str, Field(strict=True, max_length=field.max_length)]
+        case ImageField():
+            return _picture(field)
+        case TensorField():
+            return Any
+
+
+def _number(minimum: float | None, maximum: float | None) -> Any:
+    return Annotated[float, Field(strict=True, allow_inf_nan=False, ge=minimum, le=maximum)]
+
+
+def integer_range(field: IntegerField, spec: TensorSpec) -> tuple[int | None, int | None]:
+    """The narrower of the field's own range and that of its tensor's datatype."""
+    low, high = field.minimum, field.maximum
+    dtype = NUMPY_DTYPES[spec.datatype]
+    if dtype.kind in "iu":
+        bounds = np.iinfo(dtype)
+        low = int(bounds.min) if low is None else max(low, int(bounds.min))
+        high = int(bounds.max) if high is None else min(high, int(bounds.max))
+    return low, high
+
+
+def _picture(field: ImageField) -> Any:
+    nested: Any = _number(0, field.maximum)
+    sizes = (field.height, field.width, *((3,) if field.channels == 3 else ()))
+    for size in reversed(sizes):
+        nested = Annotated[list[nested], Field(min_length=size, max_length=size)]
+    numbers: Any = Annotated[nested, Tag(_NUMBERS)]
+    return Annotated[
+        numbers | Annotated[str, Tag(_ENCODED)],
+        Discriminator(lambda value: _ENCODED if isinstance(value, str) else _NUMBERS),
+    ]
+
+
+def _translate(error: ValidationError) -> MalformedBody | ValidationFailed:
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    if problems[0]["type"] == "json_invalid":
+        reason = problems[0]["msg"].removeprefix("Invalid JSON: ")
+        return MalformedBody(f"body is not valid JSON: {reason}")
+    details = [
+        Detail(_place(problem["loc"]), problem["msg"], problem["type"])
+        for problem in problems[:_MAX_DETAILS]
+    ]
+    return invalid(details)
+
+
+def invalid(details: Sequence[Detail]) -> ValidationFailed:
+    """The error whose message is its first detail."""
+    first = details[0]
+    place = ".".join(str(part) for part in first.loc) or "body"
+    return ValidationFailed(f"{place}: {first.msg}", details)
+
+
+def _place(loc: Sequence[str | int]) -> tuple[str | int, ...]:
+    """A place in the document: without pydantic's tags, and with a stranger's names cut short."""
+    return tuple(
+        part[:64] if isinstance(part, str) else part
+        for part in loc
+        if part not in (_NUMBERS, _ENCODED)
+    )
+
+
+Filler = Callable[[Sequence[Row]], tuple[str, Array]]
+
+
+def _filler(spec: TensorSpec, signature: Signature) -> Filler:
+    """How one input tensor is made from rows."""
+    fields = sorted(
+        (field for field in signature.fields if field.tensor == spec.name),
+        key=lambda field: field.column or 0,
+    )
+    whole = fields[0]
+    if whole.column is None:
+        match whole:
+            case ImageField():
+                return functools.partial(_fill_images, spec, whole)
+            case TensorField():
+                return functools.partial(_fill_tensors, spec, whole)
+    return functools.partial(_fill_columns, spec, fields)
+
+
+def _fill_columns(
+    spec: TensorSpec, fields: Sequence[InputField], rows: Sequence[Row]
+) -> tuple[str, Array]:
+    dtype = NUMPY_DTYPES[spec.datatype]
+    array = np.empty((len(rows), len(fields)), dtype)
+    missing: Any = "" if spec.datatype == "BYTES" else np.nan
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        for column, field in enumerate(fields):
+            name = field.name
+            values = [row.get(name) for row in rows]
+            if field.nullable:
+                values = [missing if value is None else value for value in values]
+            array[:, column] = values
+    if dtype.kind == "f" and np.isinf(array).any():
+        row, column = np.argwhere(np.isinf(array))[0].tolist()
+        raise invalid([_detail(row, fields[column], f"Input does not fit {spec.datatype}")])
+    shape = tuple(dim for dim in spec.shape[1:] if isinstance(dim, int))
+    return spec.name, array.reshape(len(rows), *shape)
+
+
+def _fill_images(spec: TensorSpec, field: ImageField, rows: Sequence[Row]) -> tuple[str, Array]:
+    pictures = []
+    for index, row in enumerate(rows):
+        value = row[field.name]
+        try:
+            if isinstance(value, str):
+                pictures.append(image_from_base64(value, field))
+            else:
+                pictures.append(image_from_numbers(value, field))
+        except FeatureError as error:
+            raise invalid([_detail(index, field, f"Input {error}")]) from None
+    return spec.name, np.stack(pictures).astype(NUMPY_DTYPES[spec.datatype], copy=False)
+
+
+def _fill_tensors(spec: TensorSpec, field: TensorField, rows: Sequence[Row]) -> tuple[str, Array]:
+    arrays = []
+    for index, row in enumerate(rows):
+        try:
+            arrays.append(array_from_nested(row[field.name], spec.datatype, spec.shape[1:]))
+        except NestedError as error:
+            raise invalid([_detail(index, field, f"Input {error}")]) from None
+    if len({array.shape for array in arrays}) > 1:
+        raise invalid([_detail(0, field, "Input must have one shape in all instances")])
+    return spec.name, np.stack(arrays)
+
+
+def _detail(row: int, field: InputField, message: str) -> Detail:
+    return Detail(("instances", row, field.name), message, "value_error")
+
+
+Reader = Callable[[Array], Sequence[Any] | Array]
+
+
+def _reader(prediction: PredictionField) -> Reader:
+    """How one prediction field is read from its tensor: a sequence with a value for each row."""
+    match prediction:
+        case LabelPrediction():
+            return lambda array: array.reshape(-1).tolist()
+        case ScoresPrediction(labels=labels):
+            return lambda array: [dict(zip(labels, row, strict=True)) for row in _plain(array)]
+        case ValuePrediction():
+            return lambda array: _plain(array.reshape(-1))
+        case _:
+            return _plain
+
+
+def _plain(array: Array) -> Sequence[Any] | Array:
+    """Rows that orjson can write: float32 as arrays, which keeps their short form 0.1."""
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    return array if array.dtype.kind == "f" else array.tolist()
+
+
+def _float_outputs(signature: Signature) -> tuple[str, ...]:
+    read = {prediction.tensor for prediction in signature.predictions}
+    return tuple(
+        spec.name
+        for spec in signature.outputs
+        if spec.name in read and NUMPY_DTYPES[spec.datatype].kind == "f"
+    )
+
+
+def refuse_non_finite(outputs: Mapping[str, Array], names: Sequence[str]) -> None:
+    """JSON cannot say NaN or infinity, and null would be another answer.
+
+    Raises:
+        NonFiniteOutput: naming the output and its first such row.
+    """
+    for name in names:
+        array = outputs[name]
+        if not np.isfinite(array).all():
+            row = int(np.argwhere(~np.isfinite(array))[0][0]) if array.ndim else 0
+            raise NonFiniteOutput(f"output {name!r} of row {row} is not a finite number")

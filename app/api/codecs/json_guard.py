@@ -1,0 +1,56 @@
+"""What JSON parsers let through and we do not: duplicate names, and very deep nesting."""
+
+import json
+import re
+from typing import Any, Final
+
+from app.api.codecs import MAX_DEPTH
+from app.errors import MalformedBody
+
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+
+
+def refuse_deep_nesting(body: bytes) -> None:
+    """Raise MalformedBody where arrays and objects nest more than `MAX_DEPTH` deep.
+
+    Called before parsing. Bodies with few brackets are settled by a count.
+    """
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return
+    brackets = body.translate(None, _NOT_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        shorter = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if not shorter:
+            return
+        if shorter == brackets:
+            break
+        brackets = shorter
+    # Brackets inside strings disturb the quick way: look again without strings.
+    depth = deepest = 0
+    for byte in _STRING.sub(b"", body).translate(None, _NOT_BRACKETS):
+        depth += 1 if byte in b"[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        raise MalformedBody(f"body nests deeper than {MAX_DEPTH} levels")
+
+
+def refuse_duplicate_names(body: bytes, names: int) -> None:
+    """Raise MalformedBody where an object of a valid document holds a name twice.
+
+    Args:
+        names: how many names the parsed document has in all its objects. Each name is followed
+            by one colon, so a body with as many colons has no duplicates; only others (colons in
+            strings, or real duplicates) are parsed again, slowly.
+    """
+    if body.count(b":") != names:
+        json.loads(body, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise MalformedBody(f"name {name[:64]!r} appears twice in one object")
+        result[name] = value
+    return result

@@ -1,0 +1,481 @@
+"""The OpenAPI document, typed for each served model from its manifest.
+
+The ordinary routes are described by FastAPI; the inference routes are written here, because what
+they take and give is known only once models are loaded. Schemas say exactly what the codecs do.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.api.codecs.instances import integer_range
+from app.bundle.features import image_shape
+from app.bundle.manifest import (
+    CategoryField,
+    Dim,
+    ImageField,
+    InputField,
+    IntegerField,
+    LabelPrediction,
+    NumberField,
+    PredictionField,
+    ScoresPrediction,
+    Signature,
+    TensorSpec,
+    TextField,
+    ValuePrediction,
+)
+from app.bundle.tensors import NUMPY_DTYPES
+from app.engine.model import Model
+from app.engine.registry import Registry
+
+Schema = dict[str, Any]
+
+_ERROR_REF: Final[Schema] = {"$ref": "#/components/schemas/Error"}
+_ERRORS: Final[Mapping[int, str]] = {
+    400: "The body is not valid JSON, or a header is malformed.",
+    404: "No such model or version is served.",
+    405: "The method is not allowed at this address.",
+    408: "The body took too long to arrive.",
+    413: "The body or its number of rows is over the limit.",
+    415: "The media type or encoding is not supported.",
+    422: "The body does not fit the model's signature; `details` says where.",
+    500: "The model or the service failed.",
+    503: "Overloaded, starting or shutting down; try again after `Retry-After` seconds.",
+    504: "The request's time limit passed.",
+}
+_TYPED_ERRORS: Final = tuple(_ERRORS)
+_TENSOR_ERRORS: Final = tuple(status for status in _ERRORS if status != 422)
+#: What the ordinary routes can answer beside 200, by path.
+_ORDINARY_ERRORS: Final[Mapping[str, tuple[int, ...]]] = {
+    "/health/ready": (503,),
+    "/v2/health/ready": (503,),
+    "/models/{name}": (404,),
+    "/v2/models/{name}": (404,),
+    "/v2/models/{name}/ready": (404,),
+    "/v2/models/{name}/versions/{version}": (404,),
+    "/v2/models/{name}/versions/{version}/ready": (404,),
+}
+
+
+def build(app: FastAPI, registry: Registry, max_request_rows: int) -> Schema:
+    """The whole document for what is served now."""
+    document: Schema = _without_null(
+        get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+    )
+    components: Schema = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        components.pop(name, None)
+    _declare_ordinary_errors(document["paths"])
+    components.update(_shared_schemas())
+    names = unique_names(list(registry.served))
+    for name, model in registry.served.items():
+        components.update(_model_schemas(names[name], model, max_request_rows))
+        document["paths"].update(_model_paths(names[name], model, name == registry.default_name))
+    document["tags"] = [
+        {"name": "predict", "description": "Typed predictions"},
+        {"name": "models", "description": "What is served, and its proofs"},
+        {"name": "open inference protocol", "description": "Tensors in, tensors out"},
+        {"name": "health", "description": "For operators"},
+    ]
+    return document
+
+
+def unique_names(models: Sequence[str]) -> dict[str, str]:
+    """A distinct Python-like name for each model, stable as long as the models are the same."""
+    result: dict[str, str] = {}
+    for model in models:
+        word = re.sub(r"[^A-Za-z0-9]+", "_", model).strip("_").lower()
+        if not word or word[0].isdigit():
+            word = f"model_{word}"
+        taken = set(result.values())
+        candidate, number = word, 2
+        while candidate in taken:
+            candidate, number = f"{word}_{number}", number + 1
+        result[model] = candidate
+    return result
+
+
+def _without_null(node: Any) -> Any:
+    """Fields that may be null in Python are left out of answers, so null is no alternative."""
+    if isinstance(node, list):
+        return [_without_null(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _without_null(value) for key, value in node.items()}
+    options = node.get("anyOf")
+    if options and {"type": "null"} in options:
+        rest = [option for option in options if option != {"type": "null"}]
+        node.pop("anyOf")
+        node |= rest[0] if len(rest) == 1 else {"anyOf": rest}
+        node.pop("default", None)
+    return node
+
+
+def _declare_ordinary_errors(paths: Schema) -> None:
+    for path, operations in paths.items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            wanted = (*_ORDINARY_ERRORS.get(path, ()), 500)
+            operation["responses"] |= _error_responses(wanted)
+
+
+def _error_responses(statuses: Sequence[int]) -> Schema:
+    return {str(status): _error_response(status) for status in statuses}
+
+
+def _error_response(status: int) -> Schema:
+    response: Schema = {
+        "description": _ERRORS[status],
+        "content": {"application/json": {"schema": _ERROR_REF}},
+    }
+    if status == 503:
+        response["headers"] = {
+            "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}
+        }
+    return response
+
+
+def _shared_schemas() -> Schema:
+    text: Schema = {"type": "string"}
+    return {
+        "Error": _object(
+            {
+                "error": text | {"description": "What is wrong, and where."},
+                "code": text | {"description": "A word for machines."},
+                "request_id": text,
+                "details": {"type": "array", "items": {"$ref": "#/components/schemas/ErrorDetail"}},
+            },
+            required=("error", "code", "request_id"),
+        ),
+        "ErrorDetail": _object(
+            {
+                "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
+                "msg": text,
+                "type": text,
+            }
+        ),
+        "ModelRef": _object(
+            {
+                "name": text,
+                "version": {"type": "integer"},
+                "digest": text | {"description": "sha256 of the version's manifest."},
+            }
+        ),
+        **_protocol_schemas(text),
+    }
+
+
+def _protocol_schemas(text: Schema) -> Schema:
+    tensor: Schema = {
+        "name": text,
+        "datatype": text | {"enum": list(NUMPY_DTYPES)},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "data": {
+            "type": "array",
+            "items": {},
+            "description": "Values in row-major order, flat or nested.",
+        },
+    }
+    parameters: Schema = {"type": "object", "additionalProperties": True}
+    return {
+        "InferTensor": _object(
+            tensor | {"parameters": parameters}, required=("name", "datatype", "shape", "data")
+        ),
+        "InferRequestedOutput": _object(
+            {"name": text, "parameters": parameters}, required=("name",)
+        ),
+        "InferRequest": _object(
+            {
+                "id": text,
+                "inputs": {"type": "array", "items": {"$ref": "#/components/schemas/InferTensor"}},
+                "outputs": {
+                    "type": "array",
+                    "items": {"$ref": "#/components/schemas/InferRequestedOutput"},
+                },
+                "parameters": parameters,
+            },
+            required=("inputs",),
+        ),
+        "InferResponse": _object(
+            {
+                "model_name": text,
+                "model_version": text,
+                "id": text,
+                "outputs": {"type": "array", "items": {"$ref": "#/components/schemas/InferTensor"}},
+            },
+            required=("model_name", "model_version", "outputs"),
+        ),
+    }
+
+
+def _object(properties: Schema, required: Sequence[str] | None = None) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties if required is None else required),
+        "additionalProperties": False,
+    }
+
+
+def _model_schemas(name: str, model: Model, max_request_rows: int) -> Schema:
+    title = _title(name)
+    signature = model.manifest.signature
+    instance = _object(
+        {field.name: field_schema(field, signature) for field in signature.fields},
+        required=[field.name for field in signature.fields if field.required],
+    )
+    limit = max_request_rows
+    if not model.manifest.batching.row_independent:
+        limit = min(limit, model.plan.max_rows)
+    rows: Schema = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": limit,
+        "items": {"$ref": f"#/components/schemas/{title}Instance"},
+    }
+    return {
+        f"{title}Instance": instance | {"example": example_instance(signature)},
+        f"{title}Request": _object({"instances": rows}),
+        f"{title}Prediction": _object(
+            {p.name: _prediction_schema(p, signature) for p in signature.predictions}
+        ),
+        f"{title}Response": _object(
+            {
+                "predictions": {
+                    "type": "array",
+                    "items": {"$ref": f"#/components/schemas/{title}Prediction"},
+                },
+                "model": {"$ref": "#/components/schemas/ModelRef"},
+            }
+        ),
+    }
+
+
+def _title(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def field_schema(field: InputField, signature: Signature) -> Schema:
+    """JSON schema of the values that a field takes; what it refuses, the codec refuses."""
+    schema = _value_schema(field, signature.input(field.tensor))
+    if field.nullable:
+        schema["type"] = [schema["type"], "null"]
+        if "enum" in schema:
+            schema["enum"] = [*schema["enum"], None]
+    about = [field.description] if field.description else []
+    if isinstance(field, NumberField | IntegerField) and field.unit:
+        about.append(f"Unit: {field.unit}.")
+    if isinstance(field, CategoryField) and field.accept_unknown:
+        about.append(f"Known: {', '.join(field.vocabulary)}; others are taken as unknown.")
+    if about:
+        schema["description"] = " ".join(about)
+    return schema
+
+
+def _value_schema(field: InputField, spec: TensorSpec) -> Schema:
+    match field:
+        case NumberField():
+            return {"type": "number"} | _bounds(field.minimum, field.maximum)
+        case IntegerField():
+            return {"type": "integer"} | _bounds(*integer_range(field, spec))
+        case CategoryField(accept_unknown=True):
+            return {"type": "string", "maxLength": 1_000}
+        case CategoryField():
+            return {"type": "string", "enum": list(field.vocabulary)}
+        case TextField():
+            return {"type": "string", "maxLength": field.max_length}
+        case ImageField():
+            encoded: Schema = {
+                "type": "string",
+                "contentEncoding": "base64",
+                "description": "A PNG, JPEG or WebP file in base64.",
+            }
+            numbers = _nested({"type": "number", "multipleOf": 1} | _bounds(0, field.maximum),
+                              image_shape(field))  # fmt: skip
+            return {"oneOf": [numbers, encoded]}
+        case _:
+            return _nested(_element(spec), spec.shape[1:])
+
+
+def _bounds(low: float | None, high: float | None) -> Schema:
+    found = {"minimum": low, "maximum": high}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _nested(element: Schema, dims: Sequence[Dim]) -> Schema:
+    for dim in reversed(dims):
+        element = {"type": "array", "items": element}
+        if isinstance(dim, int):
+            element |= {"minItems": dim, "maxItems": dim}
+    return element
+
+
+def _element(spec: TensorSpec) -> Schema:
+    kinds = {"f": "number", "i": "integer", "u": "integer", "b": "boolean", "O": "string"}
+    return {"type": kinds[NUMPY_DTYPES[spec.datatype].kind]}
+
+
+def _prediction_schema(prediction: PredictionField, signature: Signature) -> Schema:
+    spec = signature.output(prediction.tensor)
+    match prediction:
+        case LabelPrediction():
+            schema: Schema = {"type": "string", "enum": list(prediction.labels)}
+        case ScoresPrediction():
+            schema = {"type": "object", "additionalProperties": {"type": "number"}}
+            schema["description"] = f"A score for each of {', '.join(prediction.labels)}."
+        case ValuePrediction():
+            schema = _element(spec)
+            if prediction.unit:
+                schema["description"] = f"Unit: {prediction.unit}."
+        case _:
+            schema = _nested(_element(spec), spec.shape[1:])
+    if prediction.description:
+        schema["description"] = prediction.description
+    return schema
+
+
+def example_instance(signature: Signature) -> Schema:
+    """An instance that the model answers."""
+    return {field.name: _example(field, signature) for field in signature.fields}
+
+
+def _example(field: InputField, signature: Signature) -> Any:
+    if field.example is not None:
+        return field.example
+    spec = signature.input(field.tensor)
+    match field:
+        case NumberField():
+            return min(max(0.0, field.minimum or 0.0), field.maximum or 0.0)
+        case IntegerField():
+            low, high = integer_range(field, spec)
+            return low if low is not None and low > 0 else min(0, 0 if high is None else high)
+        case CategoryField():
+            return field.vocabulary[0]
+        case TextField():
+            return "text"
+        case ImageField():
+            return _filled(0, image_shape(field))
+        case _:
+            zero = {"O": "", "b": False}.get(NUMPY_DTYPES[spec.datatype].kind, 0)
+            return _filled(zero, [dim if isinstance(dim, int) else 1 for dim in spec.shape[1:]])
+
+
+def _filled(value: Any, shape: Sequence[int]) -> Any:
+    for size in reversed(shape):
+        value = [value] * size
+    return value
+
+
+def _model_paths(name: str, model: Model, is_default: bool) -> Schema:
+    address = f"/models/{model.name}"
+    typed = {
+        f"{address}/predict": (f"predict_{name}", f"Predict with {model.name}", False),
+        f"{address}/versions/{{version}}/predict": (
+            f"predict_{name}_version",
+            f"Predict with a version of {model.name}",
+            True,
+        ),
+    }
+    if is_default:
+        typed["/predict"] = ("predict", f"Predict with {model.name}, the default model", False)
+    paths: Schema = {
+        path: {"post": _typed_operation(name, model, *words)} for path, words in typed.items()
+    }
+    for path, operation, versioned in (
+        (f"/v2{address}/infer", f"infer_{name}", False),
+        (f"/v2{address}/versions/{{version}}/infer", f"infer_{name}_version", True),
+    ):
+        paths[path] = {"post": _tensor_operation(operation, model, versioned)}
+    return paths
+
+
+def _typed_operation(
+    name: str, model: Model, operation: str, summary: str, versioned: bool
+) -> Schema:
+    title = _title(name)
+    example = {"instances": [example_instance(model.manifest.signature)]}
+    return {
+        "tags": ["predict"],
+        "operationId": operation,
+        "summary": summary,
+        "description": model.manifest.description,
+        "parameters": _parameters(versioned),
+        "requestBody": _body(f"{title}Request", example),
+        "responses": {"200": _success(f"{title}Response"), **_error_responses(_TYPED_ERRORS)},
+    }
+
+
+def _tensor_operation(operation: str, model: Model, versioned: bool) -> Schema:
+    return {
+        "tags": ["open inference protocol"],
+        "operationId": operation,
+        "summary": f"Infer with {model.name}",
+        "parameters": _parameters(versioned),
+        "requestBody": _body("InferRequest", example_tensors(model)),
+        "responses": {"200": _success("InferResponse"), **_error_responses(_TENSOR_ERRORS)},
+    }
+
+
+def example_tensors(model: Model) -> Schema:
+    """An inference request of one golden row."""
+    row = model.golden_row.inputs
+    return {
+        "inputs": [
+            {
+                "name": spec.name,
+                "datatype": spec.datatype,
+                "shape": list(row[spec.name].shape),
+                "data": row[spec.name].reshape(-1).tolist(),
+            }
+            for spec in model.manifest.signature.inputs
+        ]
+    }
+
+
+def _parameters(versioned: bool) -> list[Schema]:
+    parameters: list[Schema] = [
+        {
+            "name": "Modelport-Timeout-Ms",
+            "in": "header",
+            "required": False,
+            "description": "Time limit of this request in milliseconds.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": 3_600_000},
+        },
+        {
+            "name": "X-Request-Id",
+            "in": "header",
+            "required": False,
+            "description": "Comes back in the answer and stands in the log.",
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
+        },
+    ]
+    if versioned:
+        parameters.insert(
+            0,
+            {
+                "name": "version",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"},
+            },
+        )
+    return parameters
+
+
+def _body(schema: str, example: Any) -> Schema:
+    media = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
+    return {"required": True, "content": {"application/json": media}}
+
+
+def _success(schema: str) -> Schema:
+    return {
+        "description": "The answer, a row for each row of the request, in order.",
+        "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+    }

@@ -1,0 +1,245 @@
+"""A served version: manifest, plan, session and batcher. Usable without HTTP."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.bundle.features import FeatureError, image_from_bytes
+from app.bundle.golden import Golden
+from app.bundle.manifest import ImageField, Manifest, Signature
+from app.bundle.store import Bundle, verify
+from app.bundle.tensors import Array, Tensors, take_rows
+from app.engine.batcher import Batcher, BatcherLimits, Done, Entry, Observer
+from app.engine.proof import Proved, prove
+from app.engine.providers import Ranking
+from app.engine.session import Session
+from app.engine.workers import Workers
+from app.errors import BundleCorrupt, ModelportError, PayloadTooLarge
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """What one model may take, in rows."""
+
+    queue_rows: int
+    max_request_rows: int
+
+
+class Pending:
+    """A submitted request; `cancel` it when the caller leaves."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self._entries = entries
+
+    def cancel(self) -> None:
+        for entry in self._entries:
+            entry.cancel()
+
+
+class Model:
+    """One version, open and proved. Made by `Model.open`, closed by whoever opened it."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        proved: Proved,
+        workers: Workers,
+        limits: ModelLimits,
+        observer: Observer | None = None,
+    ) -> None:
+        self.manifest: Manifest = bundle.manifest
+        self.digest = bundle.digest
+        #: What an answer says of the model that gave it.
+        self.ref: Mapping[str, str | int] = {
+            "name": self.name,
+            "version": self.version,
+            "digest": self.digest,
+        }
+        self.plan = plan = proved.plan
+        self._session = session = proved.session
+        self._loop = workers.loop
+        self._max_request_rows = limits.max_request_rows
+        self.golden_row = plain_row(bundle.golden())
+        self._loop = workers.loop
+        self._max_request_rows = limits.max_request_rows
+        golden = bundle.golden()
+        #: A row with a known answer, for examples and for asking whether the model is sound.
+        self.golden_row = Golden(
+            take_rows(golden.inputs, slice(0, 1)), take_rows(golden.outputs, slice(0, 1))
+        )
+        self._batcher = Batcher(
+            session.run,
+            BatcherLimits(
+                max_rows=plan.max_rows,
+                queue_rows=limits.queue_rows,
+                join_requests=self.manifest.batching.row_independent,
+            ),
+            workers,
+            probe=lambda: _run_discarding(session, self.golden_row.inputs),
+            observer=observer,
+        )
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle,
+        ranking: Ranking,
+        workers: Workers,
+        limits: ModelLimits,
+        observer: Observer | None = None,
+    ) -> "Model":
+        """Verify every file, prove an execution provider, and get ready to serve. Blocks.
+
+        Raises:
+            BundleError: the files are not what was published.
+            ProofFailed: no provider gave the golden answers.
+        """
+        verify(bundle)
+        check_raw_examples(bundle.golden(), bundle.manifest.signature)
+        # One thread a run: several runs at a time use the cores better than one wide run.
+        proved = prove(bundle, ranking, intra_op_threads=1)
+        try:
+            return cls(bundle, proved, workers, limits, observer)
+        except Exception:
+            proved.session.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> int:
+        return self.manifest.version
+
+    @property
+    def queued_rows(self) -> int:
+        return self._batcher.queued_rows
+
+    def submit(self, inputs: Tensors, rows: int, deadline_s: float | None, done: Done) -> Pending:
+        """Queue a request; one with more rows than a run takes is cut into several runs.
+
+        Args:
+            inputs: named arrays that fit the signature, axis 0 `rows` long.
+            deadline_s: on the event loop's clock.
+            done: called once on the event loop with the outputs or an error.
+        Raises:
+            PayloadTooLarge, Overloaded, DeadlineExceeded, Draining
+        """
+        limit = self.plan.max_rows
+        if rows <= limit:
+            return Pending([self._batcher.submit(inputs, rows, deadline_s, done)])
+        if not self.manifest.batching.row_independent:
+            raise PayloadTooLarge(f"{rows} rows in one request, this model takes {limit}")
+        if rows > self._max_request_rows:
+            raise PayloadTooLarge(f"{rows} rows in one request, at most {self._max_request_rows}")
+        parts = _Parts(-(-rows // limit), done)
+        pending = Pending(parts.entries)
+        try:
+            for index, start in enumerate(range(0, rows, limit)):
+                part = take_rows(inputs, slice(start, start + limit))
+                size = min(limit, rows - start)
+                parts.entries.append(
+                    self._batcher.submit(part, size, deadline_s, parts.receiver(index))
+                )
+        except ModelportError:
+            pending.cancel()
+            raise
+        return pending
+
+    async def predict(
+        self, inputs: Tensors, rows: int, timeout_s: float | None = None
+    ) -> Mapping[str, Array]:
+        """Outputs of a request, as named arrays with axis 0 `rows` long.
+
+        Raises:
+            ModelportError: as `submit`, DeadlineExceeded, or the model's own failure.
+        """
+        future: asyncio.Future[Mapping[str, Array]] = self._loop.create_future()
+
+        def done(outcome: Mapping[str, Array] | ModelportError) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, ModelportError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        deadline_s = None if timeout_s is None else self._loop.time() + timeout_s
+        pending = self.submit(inputs, rows, deadline_s, done)
+        try:
+            return await future
+        finally:
+            pending.cancel()  # does nothing to what has ended
+
+    async def close(self, timeout_s: float) -> None:
+        """Finish what waits, refuse what comes, then free the session after its last run."""
+        await self._batcher.close(timeout_s)
+        if self._batcher.running_batches:
+            logger.warning("a run outlasted the grace period; its session is left to the process")
+            return
+        self._session.close()
+
+
+class _Parts:
+    """Joins the outputs of a request that was cut into several runs."""
+
+    def __init__(self, count: int, done: Done) -> None:
+        self.entries: list[Entry] = []
+        self._results: list[Mapping[str, Array] | None] = [None] * count
+        self._left = count
+        self._done = done
+
+    def receiver(self, index: int) -> Done:
+        def receive(outcome: Mapping[str, Array] | ModelportError) -> None:
+            if isinstance(outcome, ModelportError):
+                for entry in self.entries:
+                    entry.cancel()
+                self._done(outcome)
+                return
+            self._results[index] = outcome
+            self._left -= 1
+            if self._left == 0:
+                parts = [part for part in self._results if part is not None]
+                self._done({name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
+
+        return receive
+
+
+def _run_discarding(session: Session, inputs: Tensors) -> None:
+    session.run(inputs)
+
+
+def plain_row(golden: Golden) -> Golden:
+    """One golden row with nothing missing where there is one: NaN cannot be shown in JSON."""
+    for row in range(golden.rows):
+        inputs = take_rows(golden.inputs, slice(row, row + 1))
+        if not any(a.dtype.kind == "f" and np.isnan(a).any() for a in inputs.values()):
+            return Golden(inputs, take_rows(golden.outputs, slice(row, row + 1)))
+    return golden.tiled(1)
+
+
+def check_raw_examples(golden: Golden, signature: Signature) -> None:
+    """Encoded golden inputs must decode here to the arrays that they were in training.
+
+    Raises:
+        BundleCorrupt: they do not, so pictures would be seen differently than in training.
+    """
+    fields = {field.name: field for field in signature.fields}
+    for example in golden.raw:
+        field = fields.get(example.field)
+        if not isinstance(field, ImageField):
+            raise BundleCorrupt(f"golden has encoded rows of {example.field!r}, not an image field")
+        try:
+            row = image_from_bytes(example.encoded, field)
+        except FeatureError as error:
+            raise BundleCorrupt(f"golden picture of {example.field!r} {error}") from None
+        if not np.array_equal(row, example.row):
+            raise BundleCorrupt(
+                f"a golden picture of {example.field!r} decodes differently here than in training"
+            )

@@ -1,0 +1,87 @@
+"""The run budget of the process: a fixed number of threads that run batches, shared in turns."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+logger = logging.getLogger(__name__)
+
+Job = Callable[[], None]
+_JOIN_TIMEOUT_S: Final = 5.0
+
+
+class Source(Protocol):
+    """Something that has work now and then: a batcher."""
+
+    def next_job(self) -> Job | None:
+        """The next piece of work, formed as late as this; None where nothing is left to do."""
+        ...
+
+
+class Workers:
+    """`slots` threads and the turn-taking between sources that want one.
+
+    All methods but the jobs themselves run on the event loop's thread. A session's `run` releases
+    the GIL, so `slots` one-thread sessions use `slots` cores.
+    """
+
+    def __init__(self, slots: int, loop: asyncio.AbstractEventLoop) -> None:
+        if slots < 1:
+            raise ValueError("slots must be at least 1")
+        self.slots = slots
+        self.loop = loop
+        self._free = slots
+        self._waiting: deque[Source] = deque()
+        self._dispatch_due = False
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"modelport-run-{index}", daemon=True)
+            for index in range(slots)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def request(self, source: Source) -> None:
+        """Give `source` a turn. What arrives in the same turn of the loop is batched together."""
+        if source not in self._waiting:
+            self._waiting.append(source)
+        if not self._dispatch_due and self._free:
+            self._dispatch_due = True
+            self.loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._dispatch_due = False
+        while self._free and self._waiting:
+            source = self._waiting.popleft()
+            job = source.next_job()
+            if job is not None:
+                self._free -= 1
+                self._jobs.put(job)
+                # It may have more; it asks again behind the others.
+                self._waiting.append(source)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except Exception:
+                logger.exception("a run job raised")
+            try:
+                self.loop.call_soon_threadsafe(self._release)
+            except RuntimeError:
+                return  # the loop is closed: nobody is left to tell
+
+    def _release(self) -> None:
+        self._free += 1
+        self._dispatch()
+
+    def close(self) -> None:
+        """End the threads after their current job. Sources must have been drained before."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(_JOIN_TIMEOUT_S)

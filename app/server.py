@@ -1,0 +1,100 @@
+"""Runs the service on uvicorn: bind first, prove, serve, drain."""
+
+import asyncio
+import logging
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+
+from app.errors import SettingsError
+from app.main import create_app
+from app.service import Service
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; returns after a clean shutdown.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
+        NothingToServe: no model can be served.
+    """
+    with _bind(settings) as listener:
+        service = Service(settings)
+        config = uvicorn.Config(
+            create_app(service=service),
+            http="httptools",
+            lifespan="off",  # the service is started here, so that its errors are ours to show
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(settings.grace_s)),
+        )
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_run(service, Server(config, service), listener))
+
+
+def _bind(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        # Bound but not yet listening: a client is refused until the models are proved.
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SettingsError(
+            f"cannot listen on {settings.host} port {settings.port}: {reason.lower()}; "
+            "choose another with MODELPORT_HOST and MODELPORT_PORT"
+        ) from None
+    return listener
+
+
+async def _run(service: Service, server: "Server", listener: socket.socket) -> None:
+    server.remember_loop(asyncio.get_running_loop())
+    await service.start()
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    logger.info(
+        "serving",
+        extra={"url": f"http://{shown}:{port}", "models": ", ".join(service.registry.served)},
+    )
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        await service.stop()
+    logger.info("stopped")
+
+
+class Server(uvicorn.Server):
+    """uvicorn with our end: not ready at once, accepting for a while, then finishing."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = False
+
+    def remember_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """SIGTERM drains; another changes nothing. A second Ctrl-C stops waiting."""
+        if self._stopping:
+            self.force_exit = self.force_exit or sig == signal.SIGINT
+            return
+        self._stopping = True
+        self._service.drain()
+        delay_s = self._service.settings.drain_delay_s if sig == signal.SIGTERM else 0.0
+        if self._loop is None or delay_s == 0:
+            self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._exit_after, delay_s)
+
+    def _exit_after(self, delay_s: float) -> None:
+        assert self._loop is not None  # noqa: S101 (checked by the caller)
+        self._loop.call_later(delay_s, setattr, self, "should_exit", True)

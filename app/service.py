@@ -1,0 +1,124 @@
+"""The running service: what is shared by all requests, and the order of start and stop."""
+
+import asyncio
+import logging
+
+from app.api.handler import Handler, HandlerLimits
+from app.bundle.store import Bundle
+from app.engine.cores import available_cores
+from app.engine.model import Model, ModelLimits
+from app.engine.providers import Ranking, discover, rank
+from app.engine.registry import Registry
+from app.engine.workers import Workers
+from app.errors import NotReady
+from app.ops.metrics import Metrics
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """Owns the workers and the models. `start` it before the first request, `stop` it last."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.metrics.ready = lambda: self.is_ready
+        self.registry = Registry(settings.default_model)
+        self._handler: Handler | None = None
+        self._workers: Workers | None = None
+        self._draining = False
+
+    @property
+    def is_started(self) -> bool:
+        return self._handler is not None
+
+    @property
+    def is_ready(self) -> bool:
+        return self.is_started and not self._draining
+
+    @property
+    def handler(self) -> Handler:
+        """The inference handler.
+
+        Raises:
+            NotReady: the service has not started, or has stopped.
+        """
+        if self._handler is None:
+            raise NotReady("the service is starting or has stopped")
+        return self._handler
+
+    async def start(self) -> None:
+        """Load and prove the models; ready when this returns.
+
+        Raises:
+            NothingToServe: see `Registry.check`.
+        """
+        settings = self.settings
+        loop = asyncio.get_running_loop()
+        cores = available_cores()
+        slots = settings.threads or cores.count
+        logger.info("cores", extra={"threads": slots, "reason": cores.reason})
+        self._workers = workers = Workers(slots, loop)
+        try:
+            await asyncio.to_thread(self._load, workers)
+        except BaseException:
+            await self.stop()
+            raise
+        limits = HandlerLimits(settings.max_body_bytes, settings.timeout_ms)
+        self._handler = Handler(self.registry, self.metrics, limits, loop)
+
+    def _load(self, workers: Workers) -> None:
+        settings = self.settings
+        ranking = self._rank_providers()
+        limits = ModelLimits(settings.queue_rows, settings.max_request_rows)
+
+        def open_model(bundle: Bundle) -> Model:
+            manifest = bundle.manifest
+            figures = self.metrics.figures(manifest.name, manifest.version)
+            model = Model.open(bundle, ranking, workers, limits, figures)
+            self.metrics.add(figures, lambda: model.queued_rows, _info(model))
+            logger.info("model loaded", extra=_summary(model))
+            return model
+
+        self.registry.load(settings.models, open_model, settings.loaded_versions)
+        self.registry.check(settings.models, settings.require)
+
+    def _rank_providers(self) -> Ranking:
+        found = discover()
+        for problem in found.problems:
+            logger.warning("execution provider", extra={"problem": problem.reason})
+        return rank(found.candidates, self.settings.provider, strict=self.settings.provider_strict)
+
+    def drain(self) -> None:
+        """Say 'not ready' from now on, so that no new requests are sent here."""
+        self._draining = True
+
+    async def stop(self) -> None:
+        """Finish what is in flight, then free everything. Safe to call twice."""
+        self.drain()
+        self._handler = None
+        await self.registry.close(self.settings.grace_s)
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
+
+
+def _summary(model: Model) -> dict[str, object]:
+    return {
+        "model": model.name,
+        "version": model.version,
+        "provider": model.plan.provider,
+        "numeric_class": model.plan.numeric_class,
+        "proof_ms": model.plan.proof_ms,
+        "reason": model.plan.reason,
+    }
+
+
+def _info(model: Model) -> dict[str, str]:
+    return {
+        "digest": model.digest,
+        "provider": model.plan.provider,
+        "device": model.plan.device,
+        "numeric_class": model.plan.numeric_class,
+    }
