@@ -45,18 +45,27 @@ def _bind(settings: Settings) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SettingsError(
-            f"cannot listen on {settings.host} port {settings.port}: {reason.lower()}; "
-            "choose another with MODELPORT_HOST and MODELPORT_PORT"
-        ) from None
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(settings, error) from None
     return listener
+
+
+def _cannot_listen(settings: Settings, error: OSError | UnicodeError) -> SettingsError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return SettingsError(
+        f"cannot listen on {settings.host} port {settings.port}: {reason.lower()}; "
+        "choose another with MODELPORT_HOST and MODELPORT_PORT"
+    )
 
 
 async def _run(service: Service, server: "Server", listener: socket.socket) -> None:
     server.remember_loop(asyncio.get_running_loop())
     await service.start()
+    try:
+        listener.listen(server.config.backlog)
+    except OSError as error:  # another process was quicker since it was bound
+        await service.stop()
+        raise _cannot_listen(service.settings, error) from None
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     logger.info(
@@ -85,7 +94,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """SIGTERM drains; another changes nothing. A second Ctrl-C stops waiting."""
         if self._stopping:
-            self.force_exit = self.force_exit or sig == signal.SIGINT
+            if sig == signal.SIGINT:
+                self.should_exit = self.force_exit = True
             return
         self._stopping = True
         self._service.drain()

@@ -56,6 +56,9 @@ class InferenceEndpoint:
         except _CallerLeft:
             ticket.cancel()
             return None
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
         else:
             ticket.finish(body, answer.set_result)
         if answer.done():

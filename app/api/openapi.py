@@ -5,7 +5,7 @@ they take and give is known only once models are loaded. Schemas say exactly wha
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -49,6 +49,8 @@ _ERRORS: Final[Mapping[int, str]] = {
 }
 _TYPED_ERRORS: Final = tuple(_ERRORS)
 _TENSOR_ERRORS: Final = tuple(status for status in _ERRORS if status != 422)
+#: What each model's name is put before.
+_MODEL_SCHEMAS: Final = ("Instance", "Request", "Prediction", "Response")
 #: What the ordinary routes can answer beside 200, by path.
 _ORDINARY_ERRORS: Final[Mapping[str, tuple[int, ...]]] = {
     "/health/ready": (503,),
@@ -73,7 +75,7 @@ def build(app: FastAPI, registry: Registry, max_request_rows: int) -> Schema:
         components.pop(name, None)
     _declare_ordinary_errors(document["paths"])
     components.update(_shared_schemas())
-    names = unique_names(list(registry.served))
+    names = unique_names(list(registry.served), components)
     for name, model in registry.served.items():
         components.update(_model_schemas(names[name], model, max_request_rows))
         document["paths"].update(_model_paths(names[name], model, name == registry.default_name))
@@ -86,19 +88,31 @@ def build(app: FastAPI, registry: Registry, max_request_rows: int) -> Schema:
     return document
 
 
-def unique_names(models: Sequence[str]) -> dict[str, str]:
-    """A distinct Python-like name for each model, stable as long as the models are the same."""
+def unique_names(models: Sequence[str], reserved: Collection[str] = ()) -> dict[str, str]:
+    """A distinct Python-like name for each model, stable as long as the models are the same.
+
+    Args:
+        reserved: names of schemas that are not a model's.
+    """
     result: dict[str, str] = {}
+    taken = {name.lower() for name in reserved}
     for model in models:
         word = re.sub(r"[^A-Za-z0-9]+", "_", model).strip("_").lower()
         if not word or word[0].isdigit():
             word = f"model_{word}"
-        taken = set(result.values())
         candidate, number = word, 2
-        while candidate in taken:
+        while not taken.isdisjoint(_identifiers(candidate)):
             candidate, number = f"{word}_{number}", number + 1
+        taken |= _identifiers(candidate)
         result[model] = candidate
     return result
+
+
+def _identifiers(name: str) -> set[str]:
+    """What a model of this name brings into the document, in lower case: generated clients make
+    files of them."""
+    schemas = {f"{_title(name)}{part}".lower() for part in _MODEL_SCHEMAS}
+    return schemas | {name, f"{name}_version"}
 
 
 def _without_null(node: Any) -> Any:
@@ -351,19 +365,22 @@ def _example(field: InputField, signature: Signature) -> Any:
     spec = signature.input(field.tensor)
     match field:
         case NumberField():
-            return min(max(0.0, field.minimum or 0.0), field.maximum or 0.0)
+            return _nearest_to_zero(field.minimum, field.maximum)
         case IntegerField():
-            low, high = integer_range(field, spec)
-            return low if low is not None and low > 0 else min(0, 0 if high is None else high)
+            return _nearest_to_zero(*integer_range(field, spec))
         case CategoryField():
             return field.vocabulary[0]
         case TextField():
-            return "text"
+            return "text"[: field.max_length]
         case ImageField():
             return _filled(0, image_shape(field))
         case _:
             zero = {"O": "", "b": False}.get(NUMPY_DTYPES[spec.datatype].kind, 0)
             return _filled(zero, [dim if isinstance(dim, int) else 1 for dim in spec.shape[1:]])
+
+
+def _nearest_to_zero(low: float | None, high: float | None) -> float:
+    return max(low or 0, 0) or min(high or 0, 0)
 
 
 def _filled(value: Any, shape: Sequence[int]) -> Any:

@@ -280,7 +280,12 @@ def _commit(
             if not (model_path / str(version)).exists():
                 raise
             continue
-        _sync_folder(model_path)
+        try:
+            _sync_folder(model_path)
+        except OSError:
+            # What is answered as failed must not stay visible.
+            (model_path / str(version)).rename(staging)
+            raise
         return version
     raise PublishFailed(f"cannot publish {model_path.name}: no free version number found")
 

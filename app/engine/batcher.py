@@ -8,9 +8,10 @@ trailing shapes and dtypes are equal. All methods run on the event loop's thread
 import asyncio
 import logging
 import math
-from collections import deque
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from app.bundle.tensors import Array, Tensors
@@ -61,9 +62,11 @@ class Entry:
 
     inputs: Tensors
     rows: int
+    deadline_s: float | None
     done: Done
-    submitted_s: float
+    group_key: object
     _batcher: "Batcher"
+    submitted_s: float = field(default_factory=time.monotonic)
     _timer: asyncio.TimerHandle | None = None
     queued: bool = True
     settled: bool = False
@@ -93,14 +96,29 @@ class _Breaker:
 
     clock: Callable[[], float]
     failures: int = 0
+    #: From the wish for a probe until its verdict: the batches that fail meanwhile ask for none.
+    probing: bool = False
     open_until_s: float = -math.inf
     cool_down_s: float = _FIRST_COOL_DOWN_S
 
-    def reset(self) -> None:
+    def fail(self) -> bool:
+        """Count a batch of which nothing succeeded; says whether a probe is wanted now."""
+        self.failures += 1
+        if self.failures < _FAILURES_TO_PROBE or self.probing or self.clock() < self.open_until_s:
+            return False
+        self.probing = True
+        return True
+
+    def succeed(self) -> None:
         self.failures = 0
         self.cool_down_s = _FIRST_COOL_DOWN_S
 
+    def acquit(self) -> None:
+        self.probing = False
+        self.succeed()
+
     def trip(self) -> None:
+        self.probing = False
         self.open_until_s = self.clock() + self.cool_down_s
         self.cool_down_s = min(2 * self.cool_down_s, _LONGEST_COOL_DOWN_S)
 
@@ -140,10 +158,11 @@ class Batcher:
         self._loop = workers.loop
         self._probe = probe
         self._observer = observer or _Silent()
-        #: Waiting requests, by what may share a run; the oldest head runs first.
-        self._groups: dict[object, deque[Entry]] = {}
+        #: Waiting requests, by what may share a run; the oldest head runs first. Those that leave
+        #: are taken out at once, wherever they stand: nobody looks here while all workers are busy.
+        self._groups: dict[object, OrderedDict[Entry, None]] = {}
         self._queued_rows = 0
-        self._running = 0
+        self._running: list[Sequence[Entry]] = []
         self._run_s = 0.0
         self._breaker = _Breaker(self._loop.time)
         self._probe_due = False
@@ -156,15 +175,23 @@ class Batcher:
 
     @property
     def running_batches(self) -> int:
-        return self._running
+        return len(self._running)
 
-    def submit(self, inputs: Tensors, rows: int, deadline_s: float | None, done: Done) -> Entry:
+    def submit(
+        self,
+        inputs: Tensors,
+        rows: int,
+        deadline_s: float | None,
+        done: Done,
+        own_rows: int = 0,
+    ) -> Entry:
         """Queue a request.
 
         Args:
             inputs: named arrays, axis 0 of each is `rows` long.
             deadline_s: on the event loop's clock; `done` gets `DeadlineExceeded` then.
             done: called exactly once, unless the entry is cancelled.
+            own_rows: rows that the same caller has just queued, for a request in several parts.
         Raises:
             Overloaded: the queue is full, the wait would outlast the deadline, or the model is
                 failing.
@@ -172,16 +199,16 @@ class Batcher:
             Draining: the batcher is closing.
         """
         now = self._loop.time()
-        self._admit(rows, deadline_s, now)
-        entry = Entry(inputs, rows, done, now, self)
+        self._admit(rows, deadline_s, now, own_rows)
+        entry = Entry(inputs, rows, deadline_s, done, self._group_key(inputs), self)
         if deadline_s is not None:
             entry._timer = self._loop.call_at(deadline_s, self._expire, entry)
-        self._groups.setdefault(self._group_key(entry), deque()).append(entry)
+        self._groups.setdefault(entry.group_key, OrderedDict())[entry] = None
         self._queued_rows += rows
         self._workers.request(self)
         return entry
 
-    def _admit(self, rows: int, deadline_s: float | None, now_s: float) -> None:
+    def _admit(self, rows: int, deadline_s: float | None, now_s: float, own_rows: int) -> None:
         if self._closing:
             raise Draining("this model is shutting down")
         if now_s < self._breaker.open_until_s:
@@ -193,7 +220,8 @@ class Batcher:
             raise DeadlineExceeded("the request's time limit has passed")
         wait_s = self.predicted_wait_s()
         # A request that is larger than the whole queue still gets in when nobody waits.
-        if self._queued_rows and self._queued_rows + rows > self._limits.queue_rows:
+        others_wait = self._queued_rows > own_rows
+        if others_wait and self._queued_rows + rows > self._limits.queue_rows:
             raise Overloaded("too many requests are waiting for this model", retry_after(wait_s))
         if deadline_s is not None and now_s + wait_s > deadline_s:
             raise Overloaded(
@@ -203,15 +231,21 @@ class Batcher:
 
     def predicted_wait_s(self) -> float:
         """How long a request that came now would wait for its run to begin; 0 when idle."""
-        if self._running < self._workers.slots and not self._queued_rows:
+        if self.running_batches < self._workers.slots and not self._groups:
             return 0.0
-        batches_ahead = self._running + math.ceil(self._queued_rows / self._limits.max_rows)
+        batches_ahead = self.running_batches + self._batches_waiting()
         return batches_ahead * self._run_s / self._workers.slots
 
-    def _group_key(self, entry: Entry) -> object:
+    def _batches_waiting(self) -> int:
+        """How many runs the queue makes, at best."""
+        if self._limits.join_requests:
+            return math.ceil(self._queued_rows / self._limits.max_rows)
+        return sum(map(len, self._groups.values()))
+
+    def _group_key(self, inputs: Tensors) -> object:
         if not self._limits.join_requests:
             return None
-        return tuple((name, a.shape[1:], a.dtype.str) for name, a in sorted(entry.inputs.items()))
+        return tuple((name, a.shape[1:], a.dtype.str) for name, a in sorted(inputs.items()))
 
     def abandon(self, entry: Entry) -> None:
         if entry.settled:
@@ -226,58 +260,58 @@ class Batcher:
         self._settle_if_idle()
 
     def _unqueue(self, entry: Entry) -> None:
-        """Give its rows back; the entry itself is skipped when its group is next looked at."""
-        if entry.queued:
-            entry.queued = False
-            self._queued_rows -= entry.rows
+        """Take it out of the queue; does nothing to one that runs or has run."""
+        if not entry.queued:
+            return
+        entry.queued = False
+        self._queued_rows -= entry.rows
+        group = self._groups[entry.group_key]
+        del group[entry]
+        if not group:
+            del self._groups[entry.group_key]
 
     def next_job(self) -> Job | None:
         """The next batch as a job for a worker thread; None where nothing waits."""
-        if self._probe_due:
+        if self._probe_due and not self._closing:
             self._probe_due = False
             return self._execute_probe
         batch = self._take_batch()
         if not batch:
             return None
-        self._running += 1
+        self._running.append(batch)
         return lambda: self._execute(batch)
 
     def _take_batch(self) -> list[Entry]:
         """The oldest group's first entries, as many as fit in a run."""
-        oldest: deque[Entry] = deque()
-        oldest_s = math.inf
-        for key in list(self._groups):
-            group = self._groups[key]
-            while group and not group[0].queued:
-                group.popleft()
-            if not group:
-                del self._groups[key]
-            elif group[0].submitted_s < oldest_s:
-                oldest, oldest_s = group, group[0].submitted_s
-        return self._take_from(oldest)
+        batch: list[Entry] = []
+        while self._groups and not batch:
+            batch = self._take_from(min(self._groups.values(), key=_head_submitted_s))
+        return batch
 
-    def _take_from(self, group: deque[Entry]) -> list[Entry]:
+    def _take_from(self, group: OrderedDict[Entry, None]) -> list[Entry]:
+        now = self._loop.time()
         batch: list[Entry] = []
         rows = 0
         while group:
-            entry = group[0]
-            if entry.queued:
-                if batch and not self._fits(rows + entry.rows):
-                    break
-                batch.append(entry)
-                rows += entry.rows
-                self._unqueue(entry)
-            group.popleft()
+            entry = next(iter(group))
+            late = entry.deadline_s is not None and entry.deadline_s <= now
+            if batch and not late and not self._fits(rows + entry.rows):
+                break
+            self._unqueue(entry)
+            if late:
+                continue  # Its timer is due in this turn of the loop, and answers it.
+            batch.append(entry)
+            rows += entry.rows
         return batch
 
     def _fits(self, rows: int) -> bool:
         return self._limits.join_requests and rows <= self._limits.max_rows
 
     def _execute(self, batch: Sequence[Entry]) -> None:
-        """On a worker thread."""
-        started = self._loop.time()
+        """On a worker thread. The loop's own clock may be as coarse as a millisecond."""
+        started = time.monotonic()
         outcomes = self._outcomes(batch)
-        self._tell_loop(self._deliver, _Finished(batch, outcomes, started, self._loop.time()))
+        self._tell_loop(self._deliver, _Finished(batch, outcomes, started, time.monotonic()))
 
     def _outcomes(self, batch: Sequence[Entry]) -> list[Outcome]:
         requests = [entry.inputs for entry in batch]
@@ -286,26 +320,24 @@ class Batcher:
         return [run_alone(self._run, inputs) for inputs in requests]
 
     def _deliver(self, finished: _Finished) -> None:
-        self._running -= 1
+        self._running.remove(finished.batch)
         run_s = finished.ended_s - finished.started_s
         self._run_s += (run_s - self._run_s) * (_COST_SMOOTHING if self._run_s else 1.0)
         self._count_failures(finished.outcomes)
+        for entry, outcome in zip(finished.batch, finished.outcomes, strict=True):
+            entry.settle(outcome)
+        self._settle_if_idle()
         self._observer.batch(
             sum(entry.rows for entry in finished.batch),
             [finished.started_s - entry.submitted_s for entry in finished.batch],
             run_s,
         )
-        for entry, outcome in zip(finished.batch, finished.outcomes, strict=True):
-            entry.settle(outcome)
-        self._settle_if_idle()
 
     def _count_failures(self, outcomes: Sequence[Outcome]) -> None:
         """Ask for a probe when nothing has succeeded for a while."""
         if any(not isinstance(outcome, ModelportError) for outcome in outcomes):
-            self._breaker.reset()
-            return
-        self._breaker.failures += 1
-        if self._breaker.failures >= _FAILURES_TO_PROBE:
+            self._breaker.succeed()
+        elif self._breaker.fail():
             self._probe_due = True
             self._workers.request(self)
 
@@ -317,7 +349,7 @@ class Batcher:
             logger.exception("a model fails on its own golden row and is paused")
             verdict = self._breaker.trip
         else:
-            verdict = self._breaker.reset
+            verdict = self._breaker.acquit
         self._tell_loop(verdict)
 
     def _tell_loop(self, callback: Callable[..., None], *args: object) -> None:
@@ -329,22 +361,25 @@ class Batcher:
     async def close(self, timeout_s: float) -> None:
         """Refuse new requests, finish those that wait, and fail what `timeout_s` cuts off."""
         self._closing = True
-        if self._queued_rows or self._running:
-            self._idle = self._loop.create_future()
-            try:
-                await asyncio.wait_for(self._idle, timeout_s)
-            except TimeoutError:
-                logger.warning("a model was closed with requests still waiting")
-        for group in self._groups.values():
-            for entry in group:
-                self._unqueue(entry)
-                entry.settle(Draining("this model is shutting down"))
-        self._groups.clear()
+        if self._is_busy():
+            self._idle = self._idle or self._loop.create_future()
+            await asyncio.wait([self._idle], timeout=timeout_s)
+        if self._is_busy():
+            logger.warning("a model was closed with requests unfinished")
+        for entry in [e for part in (*self._groups.values(), *self._running) for e in part]:
+            self._unqueue(entry)
+            entry.settle(Draining("this model is shutting down"))
+
+    def _is_busy(self) -> bool:
+        return bool(self._groups or self._running)
 
     def _settle_if_idle(self) -> None:
-        busy = self._running or self._queued_rows
-        if self._idle is not None and not self._idle.done() and not busy:
+        if self._idle is not None and not self._idle.done() and not self._is_busy():
             self._idle.set_result(None)
+
+
+def _head_submitted_s(group: OrderedDict[Entry, None]) -> float:
+    return next(iter(group)).submitted_s
 
 
 def retry_after(wait_s: float) -> int:

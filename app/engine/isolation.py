@@ -82,7 +82,7 @@ class _Search:
         self._run = run
         self._requests = requests
         self._outcomes: list[Outcome | None] = [None] * len(requests)
-        self._runs_left = 2 * math.ceil(math.log2(len(requests))) + 2
+        self._runs_left = math.floor(2 * math.log2(len(requests))) + 2
         self._last_error: EngineError = SessionFailed("the model failed")
 
     def outcomes(self) -> list[Outcome]:

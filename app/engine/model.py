@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from app.bundle.features import FeatureError, image_from_bytes
 from app.bundle.golden import Golden
-from app.bundle.manifest import ImageField, Manifest, Signature
+from app.bundle.manifest import Batching, ImageField, Manifest, Signature
 from app.bundle.store import Bundle, verify
 from app.bundle.tensors import Array, Tensors, take_rows
 from app.engine.batcher import Batcher, BatcherLimits, Done, Entry, Observer
@@ -17,7 +17,7 @@ from app.engine.proof import Proved, prove
 from app.engine.providers import Ranking
 from app.engine.session import Session
 from app.engine.workers import Workers
-from app.errors import BundleCorrupt, ModelportError, PayloadTooLarge
+from app.errors import BundleCorrupt, ModelportError, PayloadTooLarge, SessionFailed
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +63,13 @@ class Model:
         self.plan = plan = proved.plan
         self._session = session = proved.session
         self._loop = workers.loop
-        self._max_request_rows = limits.max_request_rows
-        self.golden_row = plain_row(bundle.golden())
-        self._loop = workers.loop
-        self._max_request_rows = limits.max_request_rows
+        self._most_rows = most_rows(self.manifest.batching, plan.max_rows, limits)
         golden = bundle.golden()
-        #: A row with a known answer, for examples and for asking whether the model is sound.
-        self.golden_row = Golden(
-            take_rows(golden.inputs, slice(0, 1)), take_rows(golden.outputs, slice(0, 1))
-        )
+        #: A row with a known answer, for examples.
+        self.golden_row = plain_row(golden)
+        #: Whether the model is sound is asked at a batch size that was proved: it may run at no
+        #: other.
+        sound = golden.tiled(plan.checked_rows[0]).inputs
         self._batcher = Batcher(
             session.run,
             BatcherLimits(
@@ -80,7 +78,7 @@ class Model:
                 join_requests=self.manifest.batching.row_independent,
             ),
             workers,
-            probe=lambda: _run_discarding(session, self.golden_row.inputs),
+            probe=lambda: _run_discarding(session, sound),
             observer=observer,
         )
 
@@ -131,13 +129,11 @@ class Model:
         Raises:
             PayloadTooLarge, Overloaded, DeadlineExceeded, Draining
         """
+        if rows > self._most_rows:
+            raise PayloadTooLarge(f"{rows} rows in one request, at most {self._most_rows}")
         limit = self.plan.max_rows
         if rows <= limit:
             return Pending([self._batcher.submit(inputs, rows, deadline_s, done)])
-        if not self.manifest.batching.row_independent:
-            raise PayloadTooLarge(f"{rows} rows in one request, this model takes {limit}")
-        if rows > self._max_request_rows:
-            raise PayloadTooLarge(f"{rows} rows in one request, at most {self._max_request_rows}")
         parts = _Parts(-(-rows // limit), done)
         pending = Pending(parts.entries)
         try:
@@ -145,7 +141,7 @@ class Model:
                 part = take_rows(inputs, slice(start, start + limit))
                 size = min(limit, rows - start)
                 parts.entries.append(
-                    self._batcher.submit(part, size, deadline_s, parts.receiver(index))
+                    self._batcher.submit(part, size, deadline_s, parts.receiver(index), start)
                 )
         except ModelportError:
             pending.cancel()
@@ -205,10 +201,23 @@ class _Parts:
             self._results[index] = outcome
             self._left -= 1
             if self._left == 0:
-                parts = [part for part in self._results if part is not None]
-                self._done({name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
+                self._done(_joined([part for part in self._results if part is not None]))
 
         return receive
+
+
+def _joined(parts: Sequence[Mapping[str, Array]]) -> Mapping[str, Array] | ModelportError:
+    try:
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    except ValueError:
+        return SessionFailed("the model gave parts of this request outputs of different shapes")
+
+
+def most_rows(batching: Batching, max_rows: int, limits: ModelLimits) -> int:
+    """Most rows of one request; it is cut into several runs only where rows are independent."""
+    if batching.row_independent:
+        return limits.max_request_rows
+    return min(max_rows, limits.max_request_rows)
 
 
 def _run_discarding(session: Session, inputs: Tensors) -> None:

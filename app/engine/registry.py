@@ -37,11 +37,14 @@ class Entry:
                 return
             try:
                 model = open_model(open_bundle(folder.path, version))
-            except ModelportError as error:
-                self.refused[version] = str(error)
+            except Exception as error:  # Whatever is wrong with it, others can still serve.
+                known = isinstance(error, ModelportError)
+                reason = str(error) if known else f"cannot be loaded ({type(error).__name__})"
+                self.refused[version] = reason
                 logger.error(
                     "model version refused",
-                    extra={"model": self.name, "version": version, "reason": str(error)},
+                    extra={"model": self.name, "version": version, "reason": reason},
+                    exc_info=None if known else error,
                 )
                 continue
             self.loaded[version] = model

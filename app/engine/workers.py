@@ -4,6 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -70,6 +71,7 @@ class Workers:
                 job()
             except Exception:
                 logger.exception("a run job raised")
+            del job  # It holds the arrays of its batch, and the next one may be long in coming.
             try:
                 self.loop.call_soon_threadsafe(self._release)
             except RuntimeError:
@@ -83,5 +85,6 @@ class Workers:
         """End the threads after their current job. Sources must have been drained before."""
         for _ in self._threads:
             self._jobs.put(None)
+        deadline_s = time.monotonic() + _JOIN_TIMEOUT_S
         for thread in self._threads:
-            thread.join(_JOIN_TIMEOUT_S)
+            thread.join(max(0.0, deadline_s - time.monotonic()))

@@ -148,14 +148,17 @@ def _number(minimum: float | None, maximum: float | None) -> Any:
 
 
 def integer_range(field: IntegerField, spec: TensorSpec) -> tuple[int | None, int | None]:
-    """The narrower of the field's own range and that of its tensor's datatype."""
+    """The narrower of the field's own range and that which its tensor's datatype holds exactly."""
     low, high = field.minimum, field.maximum
     dtype = NUMPY_DTYPES[spec.datatype]
     if dtype.kind in "iu":
-        bounds = np.iinfo(dtype)
-        low = int(bounds.min) if low is None else max(low, int(bounds.min))
-        high = int(bounds.max) if high is None else min(high, int(bounds.max))
-    return low, high
+        least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    elif dtype.kind == "f":
+        most = 2 ** (np.finfo(dtype).nmant + 1)
+        least = -most
+    else:
+        return low, high
+    return least if low is None else max(low, least), most if high is None else min(high, most)
 
 
 def _picture(field: ImageField) -> Any:

@@ -4,11 +4,17 @@ import json
 import re
 from typing import Any, Final
 
+import numpy as np
+
 from app.api.codecs import MAX_DEPTH
 from app.errors import MalformedBody
 
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_NOT_BRACKETS_OR_QUOTES: Final = bytes(set(range(256)) - set(b'[]{}"'))
+#: A string, closed or not. Possessive, so that no body makes it search the same bytes twice.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+#: Opening and closing brackets as the signed bytes 1 and -1.
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
 def refuse_deep_nesting(body: bytes) -> None:
@@ -18,20 +24,12 @@ def refuse_deep_nesting(body: bytes) -> None:
     """
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
-    brackets = body.translate(None, _NOT_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        shorter = brackets.replace(b"[]", b"").replace(b"{}", b"")
-        if not shorter:
-            return
-        if shorter == brackets:
-            break
-        brackets = shorter
-    # Brackets inside strings disturb the quick way: look again without strings.
-    depth = deepest = 0
-    for byte in _STRING.sub(b"", body).translate(None, _NOT_BRACKETS):
-        depth += 1 if byte in b"[{" else -1
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
+    brackets = body.translate(None, _NOT_BRACKETS_OR_QUOTES).replace(b'""', b"")
+    if b'"' in brackets or b"\\" in body:
+        # Some brackets may be inside strings: look again without strings.
+        brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    depths = np.frombuffer(brackets.translate(_STEPS), np.int8).cumsum(dtype=np.int32)
+    if depths.size and depths.max() > MAX_DEPTH:
         raise MalformedBody(f"body nests deeper than {MAX_DEPTH} levels")
 
 

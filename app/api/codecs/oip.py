@@ -104,9 +104,11 @@ class OipCodec:
         for index, item in enumerate(_array(document["outputs"], "outputs")):
             _object(item, f"outputs[{index}]", _OUTPUT_KEYS)
             name = item.get("name")
+            if type(name) is not str:
+                raise InvalidTensor("each output needs a 'name' string")
             if name not in self._outputs:
                 known = ", ".join(repr(known) for known in self._outputs)
-                raise InvalidTensor(f"output {str(name)[:64]!r} is not one of the model's: {known}")
+                raise InvalidTensor(f"output {name[:64]!r} is not one of the model's: {known}")
             if (item.get("parameters") or {}).get("binary_data"):
                 raise InvalidTensor(f"output {name!r}: binary tensor data is not supported")
             if name in names:

@@ -1,0 +1,98 @@
+# Every entry point of the project. `make help` lists them; CI calls nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# The app's tests alone, in an environment that has neither torch nor onnx.
+APP_VENV := .venv-app
+
+# Exact versions, for build environments too.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export ORT_DISABLE_TELEMETRY := 1
+
+# On Linux without a GPU: the address of PyTorch's CPU wheel index, which saves several GB.
+TORCH_INDEX := $(if $(MODELPORT_TORCH_INDEX),--extra-index-url "$(MODELPORT_TORCH_INDEX)")
+
+.DEFAULT_GOAL := help
+.PHONY: help serve train test test-app test-fast check format lint types lock image-test docs clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---------------------------------------------------------------- environments
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing what the service needs"
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.serve training/data-packages.txt
+	@echo "Installing what training needs (torch among it; this takes a while)"
+	@$(BIN)/python -m pip install --quiet $(TORCH_INDEX) --editable '.[train]'
+	@PIP_CONSTRAINT= $(BIN)/python -m pip install --quiet --no-deps -r training/data-packages.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	@echo "Installing the tools of development"
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(APP_VENV)/.test: pyproject.toml constraints.txt
+	@$(PYTHON) -m venv $(APP_VENV)
+	@$(APP_VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+# ---------------------------------------------------------------- use
+
+serve: $(VENV)/.serve  ## set up, train the built-in models if there are none, and serve
+	@if [ -z "$$MODELPORT_MODELS" ] && ! deploy/has-models.sh models; then \
+		$(MAKE) --no-print-directory train; \
+	fi
+	@if [ -z "$$MODELPORT_MODELS$$MODELPORT_DEFAULT_MODEL" ] && [ -d models/digits ]; then \
+		export MODELPORT_DEFAULT_MODEL=digits; \
+	fi; \
+	exec $(BIN)/python -m app serve
+
+train: $(VENV)/.train  ## train and publish the built-in models
+	$(BIN)/python -m training run digits
+	$(BIN)/python -m training run penguins
+
+# ---------------------------------------------------------------- develop
+
+test: $(VENV)/.dev  ## set up and run all tests
+	$(BIN)/python -m pytest -q
+
+test-fast: $(VENV)/.dev  ## the tests that take seconds
+	$(BIN)/python -m pytest -q -x -m "not slow"
+
+test-app: $(APP_VENV)/.test  ## the service's tests, without torch and onnx
+	$(APP_VENV)/bin/python -m pytest -q -m "not training"
+
+check: lint types test  ## format, lint, types and all tests
+
+lint: $(VENV)/.dev  ## formatting and lint, without changing anything
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev  ## mypy, strict
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev  ## make the generated documents anew
+	$(BIN)/python docs/generate.py
+
+lock: $(VENV)/.dev  ## write constraints.txt from the newest versions that pyproject.toml allows
+	deploy/lock.sh $(PYTHON)
+
+image-test: ## build the serving image, run it hardened, and check it (docker or podman)
+	$(PYTHON) tests/image/image_test.py
+
+clean:  ## remove environments and caches, not models
+	rm -rf $(VENV) $(APP_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

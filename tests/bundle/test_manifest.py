@@ -1,0 +1,155 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from app.bundle import BundleCorrupt, BundleUnsupported
+from app.bundle.manifest import (
+    SCHEMA_VERSION,
+    CategoryField,
+    Gate,
+    ImageField,
+    LabelPrediction,
+    Manifest,
+    NumberField,
+    Signature,
+    TensorSpec,
+    parse_manifest,
+)
+from tests.bundle.small import SIGNATURE, manifest
+
+X = TensorSpec(name="x", datatype="FP32", shape=("batch", 2))
+Y = TensorSpec(name="y", datatype="BYTES", shape=("batch",))
+A = NumberField(name="a", tensor="x", column=0)
+B = NumberField(name="b", tensor="x", column=1)
+LABEL = LabelPrediction(name="label", tensor="y", labels=("no", "yes"))
+
+
+def signature(**changes: object) -> Signature:
+    parts = {"inputs": (X,), "outputs": (Y,), "fields": (A, B), "predictions": (LABEL,)}
+    return Signature(**{**parts, **changes})
+
+
+def document(**changes: object) -> bytes:
+    return json.dumps({**json.loads(manifest().to_json()), **changes}).encode()
+
+
+def test_manifest_survives_its_json():
+    assert parse_manifest(manifest().to_json()) == manifest()
+
+
+def test_manifest_is_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        manifest().version = 2
+
+
+def test_newer_minor_with_unknown_keys_is_read():
+    major = SCHEMA_VERSION.partition(".")[0]
+
+    read = parse_manifest(document(schema_version=f"{major}.99", shiny={"new": 1}))
+
+    assert read.schema_version == f"{major}.99"
+    assert not hasattr(read, "shiny")
+
+
+@pytest.mark.parametrize("version", ["2.0", "0.9", "10.0"])
+def test_other_major_is_refused_with_what_to_do(version: str):
+    with pytest.raises(BundleUnsupported, match="publish the model again"):
+        parse_manifest(document(schema_version=version))
+
+
+@pytest.mark.parametrize(
+    ("raw", "place"),
+    [
+        (b"", "document"),
+        (b"[]", "document"),
+        (b'{"schema_version": "one"}', "schema_version|name"),
+        (document(version=0), "version"),
+        (document(name="../up"), "name"),
+        (document(schema_version="1"), "schema_version"),
+        (document(batching={"row_independent": True, "max_rows": 0, "checked_rows": []}), "max_ro"),
+        (document(files={"model.onnx": {"size_bytes": 1, "sha256": "short"}}), "files"),
+        (document(tolerances={"fp64": {}}), "tolerances"),
+        (b"\xff\xfe", "document"),
+        (b"[" * 100_000, "document"),
+    ],
+)
+def test_what_is_no_manifest_is_corrupt_and_says_where(raw: bytes, place: str):
+    with pytest.raises(BundleCorrupt, match=place):
+        parse_manifest(raw)
+
+
+def test_message_about_a_bad_manifest_does_not_echo_it():
+    with pytest.raises(BundleCorrupt) as caught:
+        parse_manifest(document(name="secret value"))
+
+    assert "secret value" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fields": (A,)}, "do not feed each column of tensor 'x'"),
+        ({"fields": (A, A.model_copy(update={"name": "c"}))}, "exactly once"),
+        ({"fields": (A, A)}, "two fields share a name"),
+        ({"fields": (A, B.model_copy(update={"column": 2}))}, "exactly once"),
+        ({"fields": (A, B.model_copy(update={"column": None}))}, "exactly once"),
+        ({"fields": (A, B.model_copy(update={"tensor": "z"}))}, "feeds unknown tensor 'z'"),
+        ({"inputs": (X, X)}, "two inputs share a name"),
+        ({"inputs": (X, Y)}, "tensor 'y'"),
+        ({"outputs": (X,)}, "reads unknown tensor 'y'"),
+        ({"predictions": (LABEL, LABEL)}, "two predictions share a name"),
+        ({"predictions": ()}, "at least 1 item"),
+    ],
+)
+def test_levels_that_do_not_agree_are_refused(changes: dict[str, object], message: str):
+    with pytest.raises(ValidationError, match=message):
+        signature(**changes)
+
+
+def test_one_field_may_feed_a_whole_row():
+    image = TensorSpec(name="image", datatype="UINT8", shape=("batch", 8, 8))
+    field = ImageField(name="image", tensor="image", height=8, width=8)
+
+    assert signature(inputs=(image,), fields=(field,)).input("image") is image
+
+
+def test_field_that_may_be_left_out_must_be_nullable():
+    with pytest.raises(ValidationError, match="must be nullable"):
+        NumberField(name="a", tensor="x", column=0, required=False)
+
+
+@pytest.mark.parametrize("name", ["", "1a", "a-b", "a b", "ä", "a" * 65])
+def test_field_names_are_plain(name: str):
+    with pytest.raises(ValidationError):
+        NumberField(name=name, tensor="x")
+
+
+def test_category_needs_a_vocabulary():
+    with pytest.raises(ValidationError):
+        CategoryField(name="a", tensor="x", vocabulary=())
+
+
+def test_tensors_are_found_by_name():
+    assert SIGNATURE.output("scores").shape == ("batch", 2)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "value", "passed"),
+    [
+        ({"minimum": 0.9}, 0.9, True),
+        ({"minimum": 0.9}, 0.89, False),
+        ({"maximum": 0.1}, 0.1, True),
+        ({"maximum": 0.1}, 0.2, False),
+        ({"minimum": 0.1, "maximum": 0.2}, 0.15, True),
+        ({}, float("nan"), False),
+    ],
+)
+def test_gate_passes_within_its_bounds(bounds: dict[str, float], value: float, passed: bool):
+    assert Gate(metric="m", split="test", value=value, **bounds).passed is passed
+
+
+def test_manifest_makes_a_json_schema():
+    schema = Manifest.model_json_schema()
+
+    assert {"name", "version", "signature", "batching", "tolerances"} <= set(schema["required"])

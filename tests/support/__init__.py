@@ -1,0 +1,1 @@
+"""What several tests share: the fixture models, and real bundles made of them."""

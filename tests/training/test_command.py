@@ -1,0 +1,115 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import main
+from training.runs import RUNS
+
+pytestmark = pytest.mark.training
+
+
+@pytest.fixture
+def models_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that the environment names as the model repository."""
+    monkeypatch.setenv("MODELPORT_MODELS", str(tmp_path))
+    return tmp_path
+
+
+def test_list_names_every_run(capsys: pytest.CaptureFixture[str]):
+    assert main(["list"]) == 0
+
+    said = capsys.readouterr().out
+    for run in RUNS:
+        assert run.name in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["run", "numbers"], 2, "known are digits, penguins"),
+        (["run", "penguins", "--set", "speed=9"], 2, "known are seed, threads"),
+        (["run", "penguins", "--set", "epochs=many"], 2, "epochs=many: input should be a valid"),
+        (["run", "penguins", "--set", "epochs"], 2, "key=value"),
+        (["run", "penguins", "--models", "/dev/null/models"], 3, "cannot be written"),
+    ],
+)
+def test_trouble_is_one_line_and_a_status(
+    arguments: list[str],
+    status: int,
+    message: str,
+    models_variable: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    assert main(arguments) == status
+
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert list(models_variable.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["walk"], ["run"], ["run", "digits", "--fast"]])
+def test_bad_command_line_is_one_line_and_status_two(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "--help"])
+
+    said = capsys.readouterr().out
+    assert caught.value.code == 0
+    for word in ("gate_accuracy", "learning_rate", "MODELPORT_MODELS", "exit status"):
+        assert word in said
+
+
+def test_failed_gate_exits_with_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    settings = ["--set", "gate_accuracy=1.01", "--set", "epochs=1", "--set", "threads=1"]
+
+    assert main(["run", "penguins", "--models", str(tmp_path), *settings]) == 1
+
+    assert "gate failed: test accuracy is" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_run_shows_candidates_gates_and_where_the_bundle_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    settings = ["--set", "gate_accuracy=0.1", "--set", "epochs=2", "--set", "threads=1"]
+
+    assert main(["run", "penguins", "--models", str(tmp_path), *settings]) == 0
+
+    said = capsys.readouterr().out
+    for words in ("linear", "mlp", "passed: at least 0.1000", "version 1", "python -m app serve"):
+        assert words in said
+    assert "\x1b" not in said
+    assert (tmp_path / "penguins" / "1" / "manifest.json").is_file()
+
+
+def test_interruption_is_one_line_and_status_130(tmp_path: Path):
+    child = subprocess.Popen(
+        [sys.executable, "-m", "training", "run", "digits", "--models", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline().startswith("1. Collect")
+
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+
+    assert child.returncode == 130
+    assert said == "interrupted; nothing was published\n"
+    assert list(tmp_path.rglob("*")) == []

@@ -1,0 +1,70 @@
+import pytest
+
+from training.config import RunConfig, available_cores, parse_overrides
+from training.errors import UsageError
+
+pytestmark = pytest.mark.training
+
+
+def test_overrides_are_converted_to_the_type_of_each_setting():
+    config = RunConfig().with_overrides({"epochs": "7", "learning_rate": "1e-2", "seed": "3"})
+
+    assert (config.epochs, config.learning_rate, config.seed) == (7, 0.01, 3)
+
+
+def test_unknown_setting_lists_the_known_ones():
+    with pytest.raises(UsageError) as caught:
+        RunConfig().with_overrides({"epoch": "7"})
+
+    assert "'epoch'" in str(caught.value)
+    for name in RunConfig.model_fields:
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("epochs", "many", "valid integer"),
+        ("epochs", "0", "greater than or equal to 1"),
+        ("epochs", "1.5", "valid integer"),
+        ("learning_rate", "nan", "finite"),
+        ("learning_rate", "0", "greater than 0"),
+        ("missing_rate", "0.9", "less than or equal to 0.5"),
+        ("seed", "-1", "greater than or equal to 0"),
+    ],
+)
+def test_bad_value_says_what_is_expected(key: str, value: str, expected: str):
+    with pytest.raises(UsageError) as caught:
+        RunConfig().with_overrides({key: value})
+
+    assert f"{key}={value}" in str(caught.value)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_shares_must_leave_rows_to_train_on():
+    with pytest.raises(UsageError, match="leave less than"):
+        RunConfig().with_overrides({"validation_share": "0.4", "test_share": "0.4"})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"), [(["epochs"], "key=value"), (["a=1", "a=2"], "given twice")]
+)
+def test_override_that_is_no_pair_is_refused(pairs: list[str], message: str):
+    with pytest.raises(UsageError, match=message):
+        parse_overrides(pairs)
+
+
+def test_value_may_hold_an_equals_sign():
+    assert parse_overrides(["a=b=c"]) == {"a": "b=c"}
+
+
+def test_hash_follows_the_settings():
+    one = RunConfig(threads=1)
+
+    assert one.sha256() == RunConfig(threads=1).sha256()
+    assert one.sha256() != RunConfig(threads=1, seed=1).sha256()
+
+
+def test_threads_default_to_the_cores_of_this_process():
+    assert RunConfig().threads == available_cores() >= 1

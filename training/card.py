@@ -1,0 +1,97 @@
+"""The model card: what the model is for, how good it is, and where it came from, in Markdown."""
+
+import json
+from collections.abc import Iterator, Sequence
+
+from app.bundle.manifest import CategoryField, ImageField, InputField, Manifest, NumberField
+from training.data.dataset import Dataset
+
+
+def model_card(manifest: Manifest, dataset: Dataset) -> str:
+    """A page of Markdown (Mitchell et al. 2019, arXiv:1810.03993, in short)."""
+    return "\n".join(_lines(manifest, dataset)) + "\n"
+
+
+def _lines(manifest: Manifest, dataset: Dataset) -> Iterator[str]:
+    yield f"# {manifest.name}, version {manifest.version}"
+    yield ""
+    yield f"{manifest.description}. Task: {manifest.task}. Made {manifest.created_at:%Y-%m-%d}."
+    yield ""
+    yield "## Interface"
+    yield ""
+    yield from _table(
+        ("field", "kind", "accepts", "may be missing"),
+        [(f.name, f.kind, accepts(f), "yes" if f.nullable else "no") for f in _fields(manifest)],
+    )
+    yield ""
+    yield f"Answers with one of: {', '.join(dataset.labels)}; and a score for each."
+    yield ""
+    yield "```sh"
+    yield f"curl localhost:8000/models/{manifest.name}/predict \\"
+    yield "  -H 'content-type: application/json' \\"
+    yield f"  -d '{_request(manifest)}'"
+    yield "```"
+    yield ""
+    yield "## Quality"
+    yield ""
+    names = list(manifest.metrics["test"])
+    yield from _table(
+        ("split", *(name.replace("_", " ") for name in names)),
+        [(s, *(f"{m[name]:.4f}" for name in names)) for s, m in manifest.metrics.items()],
+    )
+    yield ""
+    for gate in manifest.gates:
+        bar = f"at least {gate.minimum:g}" if gate.minimum is not None else f"{gate.maximum:g}"
+        yield f"Gate: {gate.split} {gate.metric} {bar}; it is {gate.value:.4f}."
+    yield ""
+    yield "## Data"
+    yield ""
+    yield f"{dataset.source}; {len(dataset.targets):,} rows. The model knows these rows and no"
+    yield "other kind: it gives one of its labels to anything that it is sent."
+    yield ""
+    yield "## Provenance"
+    yield ""
+    yield from _provenance(manifest)
+
+
+def _fields(manifest: Manifest) -> Sequence[InputField]:
+    return manifest.signature.fields
+
+
+def accepts(field: InputField) -> str:
+    """What values a field takes, in words."""
+    if isinstance(field, NumberField):
+        return f"{field.minimum:,g} to {field.maximum:,g} {field.unit or ''}".strip()
+    if isinstance(field, CategoryField):
+        return ", ".join(field.vocabulary) + (", or another" if field.accept_unknown else "")
+    if isinstance(field, ImageField):
+        return f"{field.height} × {field.width} numbers 0–{field.maximum}, or a picture in base64"
+    return field.description
+
+
+def _request(manifest: Manifest) -> str:
+    instance = {field.name: field.example for field in manifest.signature.fields}
+    return json.dumps({"instances": [instance]}, separators=(",", ":"))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _provenance(manifest: Manifest) -> Iterator[str]:
+    source = manifest.provenance
+    if source is None:
+        return
+    facts = {
+        "data sha256": source.data_sha256,
+        "config sha256": source.config_sha256,
+        "weights sha256": source.weights_sha256,
+        "seed": source.seed,
+        "threads": source.threads,
+        "commit": source.git_commit or "unknown",
+        "versions": ", ".join(f"{name} {version}" for name, version in source.versions.items()),
+    }
+    yield from _table(("what", "value"), [(key, str(value)) for key, value in facts.items()])

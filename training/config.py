@@ -1,0 +1,118 @@
+"""What a run can be told: frozen, checked on construction, hashed into the manifest."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.errors import UsageError
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which can be fewer than the host has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class RunConfig(BaseModel):
+    """Settings of one run. The description of a field is what `--help` prints."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="seed of the split, the weights and the batches"
+    )
+    threads: int = Field(
+        default_factory=available_cores,
+        ge=1,
+        le=256,
+        description="threads of torch; weights repeat only for an equal number",
+    )
+    epochs: int = Field(default=100, ge=1, le=100_000, description="most epochs per candidate")
+    patience: int = Field(
+        default=20, ge=1, description="epochs without a better validation loss before stopping"
+    )
+    batch_size: int = Field(default=64, ge=1, description="rows in one training step")
+    learning_rate: float = Field(default=3e-3, gt=0, description="peak step size of AdamW")
+    weight_decay: float = Field(default=1e-2, ge=0, description="decay of AdamW")
+    missing_rate: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="share of the nullable training values masked as missing, anew every step",
+    )
+    shift_pixels: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="training pictures are shifted by up to this, anew every step",
+    )
+    validation_share: float = Field(
+        default=0.2, ge=0.05, le=0.4, description="share of the rows kept for choosing"
+    )
+    test_share: float = Field(
+        default=0.2, ge=0.05, le=0.4, description="share of the rows kept for the gates"
+    )
+    gate_accuracy: float = Field(
+        default=0.9, ge=0, description="test accuracy below which nothing is published"
+    )
+    max_rows: int = Field(
+        default=64, ge=1, le=4096, description="largest batch that is proved, in rows"
+    )
+    golden_rows: int = Field(
+        default=20, ge=4, le=64, description="held-out rows recorded as golden, in rows"
+    )
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Self:
+        if self.validation_share + self.test_share > 0.7:
+            raise ValueError("validation_share and test_share leave less than 0.3 for training")
+        return self
+
+    def with_overrides(self, overrides: Mapping[str, object]) -> Self:
+        """The same settings with some replaced; text is converted to each setting's type.
+
+        Raises:
+            UsageError: an unknown setting, or a value that it cannot take.
+        """
+        unknown = sorted(set(overrides) - set(type(self).model_fields))
+        if unknown:
+            known = ", ".join(type(self).model_fields)
+            raise UsageError(f"unknown setting {unknown[0]!r}; known are {known}")
+        try:
+            return type(self).model_validate({**self.model_dump(), **overrides})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            if not first["loc"]:
+                raise UsageError(first["msg"].removeprefix("Value error, ")) from None
+            name = str(first["loc"][0])
+            raise UsageError(
+                f"setting {name}={overrides.get(name)}: {_lower_first(first['msg'])}"
+            ) from None
+
+    def sha256(self) -> str:
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, str]:
+    """`["epochs=5"]` -> `{"epochs": "5"}`.
+
+    Raises:
+        UsageError: a pair without `=` or given twice.
+    """
+    overrides: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set takes key=value, got {pair!r}")
+        if key in overrides:
+            raise UsageError(f"--set {key} is given twice")
+        overrides[key] = value
+    return overrides
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

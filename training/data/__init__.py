@@ -1,0 +1,1 @@
+"""Collecting data: one module for each source, and what they share."""

@@ -1,0 +1,101 @@
+"""A collected data set: the rows as the graph takes them, and as a client would send them."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.bundle.manifest import ImageField, InputField, TensorSpec
+from app.bundle.tensors import Array, Tensors, take_rows
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a data set.
+
+    Attributes:
+        inputs: named arrays as the graph takes them, each [rows, ...].
+        targets: int64 [rows], index into `labels`.
+    """
+
+    inputs: Tensors
+    targets: NDArray[np.int64]
+    labels: tuple[str, ...]
+    fields: tuple[InputField, ...]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @cached_property
+    def expected(self) -> list[str]:
+        """The true label of each row."""
+        return [self.labels[index] for index in self.targets]
+
+    @cached_property
+    def instances(self) -> list[dict[str, Any]]:
+        """Each row as the JSON object that a client sends; missing values are null."""
+        return [
+            {field.name: _value(field, self.inputs[field.tensor][row]) for field in self.fields}
+            for row in range(len(self))
+        ]
+
+
+def _value(field: InputField, row: Array) -> Any:
+    """One field of one row: nested lists, a float, a string, or None for missing."""
+    if isinstance(field, ImageField) or field.column is None:
+        return row.tolist()
+    value = row[field.column]
+    if isinstance(value, str):
+        return value or None
+    return None if np.isnan(value) else float(value)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything that was collected, before it is split.
+
+    Attributes:
+        source: where the rows come from, for the card.
+        specs: the graph's inputs; the first dim of each is "batch".
+        fields: what a person sends, with an example from a real row.
+        inputs: named arrays as the graph takes them, each [rows, ...].
+        targets: int64 [rows], index into `labels`.
+    """
+
+    source: str
+    specs: tuple[TensorSpec, ...]
+    fields: tuple[InputField, ...]
+    inputs: Tensors
+    targets: NDArray[np.int64]
+    labels: tuple[str, ...]
+
+    def rows(self, indices: Indices) -> Rows:
+        return Rows(
+            take_rows(self.inputs, indices), self.targets[indices], self.labels, self.fields
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the content: names, types, shapes, values, targets and labels."""
+        digest = hashlib.sha256("\x1f".join(self.labels).encode())
+        for name, array in sorted({**self.inputs, "target": self.targets}.items()):
+            digest.update(f"\x1e{name} {array.dtype} {array.shape}\x1e".encode())
+            digest.update(_content(array))
+        return digest.hexdigest()
+
+
+def _content(array: Array) -> bytes:
+    if array.dtype == object:
+        return "\x1f".join(array.ravel().tolist()).encode()
+    return np.ascontiguousarray(array).tobytes()
+
+
+def class_counts(rows: Rows) -> Mapping[str, int]:
+    counts = np.bincount(rows.targets, minlength=len(rows.labels))
+    return dict(zip(rows.labels, counts.tolist(), strict=True))

@@ -1,0 +1,226 @@
+"""From a trained classifier to one ONNX graph that takes raw features and gives labels.
+
+torch exports the arithmetic; strings on either side of it are look-ups that torch has no word
+for, written by hand and merged with it. The result holds nothing of the machine it was made on.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import onnx
+import torch
+from onnx import TensorProto, checker, compose, helper
+
+from app.bundle.manifest import Graph, TensorSpec
+from app.bundle.tensors import Tensors
+from training.models import Classifier
+from training.preprocess import UNKNOWN, Lookup
+
+BATCH = "batch"
+LABEL = "label"
+SCORES = "scores"
+PRODUCER = "modelport"
+CLASSICAL = "ai.onnx.ml"
+#: The first version of the operator set whose LabelEncoder is the present one.
+CLASSICAL_OPSET = 4
+#: Rows of the example that torch traces; 0 and 1 would be taken as constants.
+EXAMPLE_ROWS = 3
+
+
+def export(classifier: Classifier, example: Tensors) -> onnx.ModelProto:
+    """Build the graph: look-ups, preprocessing, network, softmax, label.
+
+    Args:
+        example: at least `EXAMPLE_ROWS` rows of the graph's inputs.
+    Returns:
+        A checked model with inputs as in `example` and outputs `label` (string [batch]) and
+        `scores` (float32 [batch, classes]).
+    """
+    model = export_network(classifier, example)
+    lookup = classifier.preprocess.lookup
+    if lookup is not None:
+        part = lookup_part(lookup, model)
+        model = compose.merge_models(part, model, io_map=[(lookup.ids, lookup.ids)])
+    naming = label_part(classifier.labels, model)
+    model = compose.merge_models(model, naming, io_map=[(SCORES, SCORES)], outputs=[SCORES, LABEL])
+    order = [name for name in example if name in {i.name for i in model.graph.input}]
+    _order_by_name(model.graph.input, order)
+    _order_by_name(model.graph.output, [LABEL, SCORES])
+    clean(model)
+    checker.check_model(model, full_check=True)
+    return model
+
+
+def export_network(classifier: Classifier, example: Tensors) -> onnx.ModelProto:
+    """The torch part: preprocessing, network and softmax, with a free batch dimension."""
+    rows = {name: array[:EXAMPLE_ROWS] for name, array in example.items()}
+    features = classifier.eval().preprocess.features(rows)
+    batch = torch.export.Dim(BATCH)
+    with _known_warnings_silenced():
+        program = torch.onnx.export(
+            classifier,
+            features,
+            input_names=list(classifier.preprocess.names),
+            output_names=[SCORES],
+            dynamic_shapes=(tuple({0: batch} for _ in features),),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+@contextmanager
+def _known_warnings_silenced() -> Iterator[None]:
+    """Two warnings of the exporter that concern it alone; any other is still heard."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # "torchvision is not installed"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning, module="copyreg"
+            )
+            # Two inputs share the one batch dimension, which is what was asked for.
+            warnings.filterwarnings(
+                "ignore", r"# The axis name: batch will not be used", UserWarning
+            )
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def lookup_part(lookup: Lookup, beside: onnx.ModelProto) -> onnx.ModelProto:
+    """Strings [batch, columns] to int64 ids of the same shape, one LabelEncoder a column."""
+    nodes, initializers, columns = [], [], []
+    for column, vocabulary in enumerate(lookup.vocabularies):
+        index, text, ids = (f"{lookup.tensor}_{column}_{part}" for part in ("at", "text", "id"))
+        initializers.append(helper.make_tensor(index, TensorProto.INT64, [1], [column]))
+        nodes.append(helper.make_node("Gather", [lookup.tensor, index], [text], axis=1))
+        nodes.append(
+            helper.make_node(
+                "LabelEncoder",
+                [text],
+                [ids],
+                domain=CLASSICAL,
+                keys_strings=list(vocabulary),
+                values_int64s=[i + 1 for i in range(len(vocabulary))],
+                default_int64=UNKNOWN,
+            )
+        )
+        columns.append(ids)
+    nodes.append(helper.make_node("Concat", columns, [lookup.ids], axis=1))
+    shape: list[str | int | None] = [BATCH, len(lookup.vocabularies)]
+    graph = helper.make_graph(
+        nodes,
+        "lookup",
+        [helper.make_tensor_value_info(lookup.tensor, TensorProto.STRING, shape)],
+        [helper.make_tensor_value_info(lookup.ids, TensorProto.INT64, shape)],
+        initializers,
+    )
+    return _part(graph, beside)
+
+
+def label_part(labels: Sequence[str], beside: onnx.ModelProto) -> onnx.ModelProto:
+    """Scores float32 [batch, classes] to the name of the highest, string [batch]."""
+    nodes = [
+        helper.make_node("ArgMax", [SCORES], ["label_id"], axis=1, keepdims=0),
+        helper.make_node(
+            "LabelEncoder",
+            ["label_id"],
+            [LABEL],
+            domain=CLASSICAL,
+            keys_int64s=list(range(len(labels))),
+            values_strings=list(labels),
+            default_string="",
+        ),
+    ]
+    shape: list[str | int | None] = [BATCH, len(labels)]
+    graph = helper.make_graph(
+        nodes,
+        "naming",
+        [helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(LABEL, TensorProto.STRING, [BATCH])],
+    )
+    return _part(graph, beside)
+
+
+def _part(graph: onnx.GraphProto, beside: onnx.ModelProto) -> onnx.ModelProto:
+    """A model of the same versions as the one it will be merged with."""
+    standard = next(one for one in beside.opset_import if one.domain == "")
+    imports = [
+        helper.make_opsetid("", standard.version),
+        helper.make_opsetid(CLASSICAL, CLASSICAL_OPSET),
+    ]
+    return helper.make_model(graph, opset_imports=imports, ir_version=beside.ir_version)
+
+
+def _order_by_name(values: list[onnx.ValueInfoProto], names: Sequence[str]) -> None:
+    ordered = sorted(values, key=lambda value: names.index(value.name))
+    copies = []
+    for value in ordered:
+        copy = onnx.ValueInfoProto()
+        copy.CopyFrom(value)
+        copies.append(copy)
+    del values[:]
+    values.extend(copies)
+
+
+def clean(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes for its own debugging: stack traces, paths, versions."""
+    model.producer_name, model.producer_version = PRODUCER, ""
+    model.doc_string, model.domain = "", ""
+    del model.metadata_props[:]
+    _clean_graph(model.graph)
+    model.graph.name = PRODUCER
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    used = {node.domain for node in model.graph.node}
+    versions = {one.domain: one.version for one in model.opset_import if one.domain in used}
+    imports = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    del model.opset_import[:]
+    model.opset_import.extend(imports)
+
+
+def _clean_graph(graph: onnx.GraphProto) -> None:
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for part in (*graph.input, *graph.output, *graph.initializer, *graph.node):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+            if attribute.HasField("g"):  # to touch an absent one would create it
+                _clean_graph(attribute.g)
+            for inner in attribute.graphs:
+                _clean_graph(inner)
+
+
+def describe_graph(model: onnx.ModelProto) -> Graph:
+    """The facts that the manifest records, read back from the finished file."""
+    return Graph(
+        opset=next(one.version for one in model.opset_import if one.domain == ""),
+        ir_version=model.ir_version,
+        domains=tuple(sorted({node.domain for node in model.graph.node})),
+        node_count=len(model.graph.node),
+    )
+
+
+def output_specs(classes: int) -> tuple[TensorSpec, ...]:
+    """The graph's outputs, in order."""
+    return (
+        TensorSpec(name=LABEL, datatype="BYTES", shape=(BATCH,), description="the chosen class"),
+        TensorSpec(
+            name=SCORES,
+            datatype="FP32",
+            shape=(BATCH, classes),
+            description="a score for each class; they sum to 1",
+        ),
+    )

@@ -1,0 +1,92 @@
+"""What a run tells the person who waits for it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+#: Without a terminal, about this many epochs of a candidate are written.
+LINES_PER_CANDIDATE = 6
+
+
+class Progress:
+    """Says nothing; the ones below say it somewhere."""
+
+    def stage(self, title: str) -> None:
+        """A stage of the road begins."""
+
+    def note(self, text: str) -> None:
+        """Something worth knowing happened in this stage."""
+
+    @contextmanager
+    def training(self, candidate: str, epochs: int) -> Iterator[None]:  # noqa: ARG002
+        """A candidate is trained inside."""
+        yield
+
+    def epoch(self, epoch: int, train_loss: float, validation_loss: float, accuracy: float) -> None:
+        """An epoch (from 1) ended; the accuracy is of the validation split, 0–1."""
+
+
+class LineProgress(Progress):
+    """Plain lines, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._candidate = ""
+        self._epochs_per_line = 1
+        self._stages = 0
+
+    def stage(self, title: str) -> None:
+        self._stages += 1
+        self.console.print(f"[bold]{self._stages}. {title}[/bold]", highlight=False)
+
+    def note(self, text: str) -> None:
+        self.console.print(f"   {text}", highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def training(self, candidate: str, epochs: int) -> Iterator[None]:
+        self._candidate = candidate
+        self._epochs_per_line = max(1, epochs // LINES_PER_CANDIDATE)
+        yield
+
+    def epoch(self, epoch: int, train_loss: float, validation_loss: float, accuracy: float) -> None:
+        if epoch == 1 or epoch % self._epochs_per_line == 0:
+            self.note(
+                f"{self._candidate}: epoch {epoch}, "
+                + _losses(train_loss, validation_loss, accuracy)
+            )
+
+
+class BarProgress(LineProgress):
+    """One bar for each candidate, for a terminal."""
+
+    _bars: Bars
+
+    @contextmanager
+    def training(self, candidate: str, epochs: int) -> Iterator[None]:
+        self._bars = Bars(
+            TextColumn("   {task.description:<8}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:>3}/{task.total} epochs"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=self.console,
+            transient=True,
+        )
+        with self._bars:
+            self._task = self._bars.add_task(candidate, total=epochs, losses="")
+            yield
+
+    def epoch(self, epoch: int, train_loss: float, validation_loss: float, accuracy: float) -> None:
+        losses = _losses(train_loss, validation_loss, accuracy)
+        self._bars.update(self._task, completed=epoch, losses=losses)
+
+
+def _losses(train_loss: float, validation_loss: float, accuracy: float) -> str:
+    return f"loss {train_loss:.3f}, validation {validation_loss:.3f}, accuracy {accuracy:.3f}"
+
+
+def progress_on(console: Console) -> Progress:
+    return BarProgress(console) if console.is_terminal else LineProgress(console)

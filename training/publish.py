@@ -1,0 +1,127 @@
+"""From the evidence to a manifest, and from there into the model repository."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.bundle.manifest import (
+    GOLDEN_FILE,
+    MODEL_FILE,
+    Batching,
+    Gate,
+    Graph,
+    LabelPrediction,
+    Manifest,
+    Provenance,
+    ScoresPrediction,
+    Signature,
+)
+from app.bundle.store import Bundle, publish
+from app.errors import PublishFailed
+from training.config import RunConfig
+from training.data.dataset import Dataset
+from training.data.split import Split
+from training.drift import reference_distributions
+from training.errors import EnvironmentTrouble
+from training.export import LABEL, SCORES, output_specs
+from training.proof import TIE_MARGIN, Proof
+from training.runs import Run
+from training.validate import Evaluation
+
+
+def signature_of(dataset: Dataset) -> Signature:
+    """Both levels of the interface of a classifier of this data."""
+    return Signature(
+        inputs=dataset.specs,
+        outputs=output_specs(len(dataset.labels)),
+        fields=dataset.fields,
+        predictions=(
+            LabelPrediction(
+                name=LABEL,
+                tensor=LABEL,
+                description="The most likely class",
+                labels=dataset.labels,
+                scores_tensor=SCORES,
+            ),
+            ScoresPrediction(
+                name=SCORES,
+                tensor=SCORES,
+                description="How likely each class is, 0–1",
+                labels=dataset.labels,
+            ),
+        ),
+    )
+
+
+def build_manifest(
+    *,
+    run: Run,
+    config: RunConfig,
+    dataset: Dataset,
+    split: Split,
+    evaluations: Mapping[str, Evaluation],
+    gates: Sequence[Gate],
+    proof: Proof,
+    graph: Graph,
+    provenance: Provenance,
+) -> Manifest:
+    """The manifest without version number and file records, which the store fills in."""
+    return Manifest(
+        name=run.name,
+        version=1,
+        description=run.description,
+        task=run.task,
+        created_at=datetime.now(UTC).replace(microsecond=0),
+        signature=signature_of(dataset),
+        batching=Batching(
+            row_independent=True, max_rows=config.max_rows, checked_rows=proof.checked_rows
+        ),
+        tolerances=proof.tolerances,
+        tie_margin=TIE_MARGIN,
+        graph=graph,
+        metrics={name: dict(one.metrics) for name, one in evaluations.items()},
+        gates=tuple(gates),
+        drift=reference_distributions(split.train.inputs, split.train.fields),
+        provenance=provenance,
+    )
+
+
+def publish_bundle(
+    models: Path,
+    manifest: Manifest,
+    model: bytes,
+    golden: bytes,
+    describe: Callable[[Manifest], Mapping[str, bytes]],
+) -> Bundle:
+    """Publish under the next free version number, completely or not at all.
+
+    Raises:
+        EnvironmentTrouble: the repository takes no more.
+    """
+    try:
+        return publish(
+            models,
+            manifest.name,
+            {MODEL_FILE: model, GOLDEN_FILE: golden},
+            lambda version: manifest.model_copy(update={"version": version}),
+            describe,
+        )
+    except PublishFailed as error:
+        raise EnvironmentTrouble(str(error)) from error
+
+
+def check_writable(models: Path) -> None:
+    """Make the repository's folder and try a file in it, before any time is spent on training.
+
+    Raises:
+        EnvironmentTrouble: it cannot be made or written.
+    """
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=models):
+            pass
+    except OSError as error:
+        raise EnvironmentTrouble(
+            f"the models folder {models} cannot be written: {error.strerror}"
+        ) from None

@@ -1,0 +1,56 @@
+"""What the person at the terminal sees at the end of a run."""
+
+from rich.console import Console
+from rich.table import Table
+
+from training.pipeline import Outcome
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """Candidates, test metrics with gates, and where the bundle is."""
+    console.print()
+    console.print(_candidates(outcome))
+    console.print()
+    console.print(_metrics(outcome))
+    console.print()
+    manifest, folder = outcome.manifest, outcome.bundle.path
+    for line in (
+        f"Published {manifest.name} version {manifest.version} in {folder}",
+        f"  read it:   {folder / 'report.html'}",
+        f"  serve it:  MODELPORT_MODELS={folder.parent.parent} python -m app serve",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _candidates(outcome: Outcome) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("candidate")
+    for column in ("parameters", "epochs", "seconds", "validation accuracy", "log loss"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for one in outcome.selection.trained:
+        chosen = one is outcome.selection.chosen
+        table.add_row(
+            one.candidate.name,
+            f"{one.classifier.parameter_count:,}",
+            str(len(one.history.epochs)),
+            f"{one.history.seconds:.1f}",
+            f"{one.validation.metrics['accuracy']:.4f}",
+            f"{one.validation.metrics['log_loss']:.4f}",
+            "chosen" if chosen else "",
+            style="bold" if chosen else "",
+        )
+    return table
+
+
+def _metrics(outcome: Outcome) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("test metric")
+    table.add_column("value", justify="right")
+    table.add_column("gate")
+    gates = {gate.metric: gate for gate in outcome.manifest.gates if gate.split == "test"}
+    for name, value in outcome.evaluations["test"].metrics.items():
+        gate = gates.get(name)
+        bar = "" if gate is None else f"passed: at least {gate.minimum:.4f}"
+        table.add_row(name.replace("_", " "), f"{value:.4f}", bar)
+    return table
