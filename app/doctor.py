@@ -6,7 +6,8 @@ from importlib.metadata import version
 
 from app.bundle.store import ModelFolder, open_bundle, scan, verify
 from app.engine.cores import available_cores
-from app.engine.providers import discover, rank
+from app.engine.providers import discover
+from app.engine.ranking import rank
 from app.errors import ModelportError
 from app.settings import Settings
 

@@ -7,8 +7,10 @@ import socket
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.errors import SettingsError
+from app.api.handler import error_reply, log_failure, request_id
+from app.errors import RequestError, SettingsError
 from app.main import create_app
 from app.service import Service
 from app.settings import Settings
@@ -27,7 +29,7 @@ def serve(settings: Settings) -> None:
         service = Service(settings)
         config = uvicorn.Config(
             create_app(service=service),
-            http="httptools",
+            http=Protocol,
             lifespan="off",  # the service is started here, so that its errors are ours to show
             log_config=None,
             access_log=False,
@@ -77,6 +79,19 @@ async def _run(service: Service, server: "Server", listener: socket.socket) -> N
     finally:
         await service.stop()
     logger.info("stopped")
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's own, but bytes that are not HTTP are refused in the one form of every failure."""
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (the base class's name)
+        error = RequestError("this is not a valid HTTP/1.1 request")
+        request = request_id({})
+        log_failure(error, request, "protocol")
+        reply = error_reply(error, request, close=True)
+        head = b"".join(b"%b: %b\r\n" % header for header in reply.headers)
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (head, reply.body))
+        self.transport.close()
 
 
 class Server(uvicorn.Server):

@@ -7,7 +7,8 @@ from app.api.handler import Handler, HandlerLimits
 from app.bundle.store import Bundle
 from app.engine.cores import available_cores
 from app.engine.model import Model, ModelLimits
-from app.engine.providers import Ranking, discover, rank
+from app.engine.providers import discover
+from app.engine.ranking import Ranking, rank
 from app.engine.registry import Registry
 from app.engine.workers import Workers
 from app.errors import NotReady

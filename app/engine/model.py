@@ -14,7 +14,7 @@ from app.bundle.store import Bundle, verify
 from app.bundle.tensors import Array, Tensors, take_rows
 from app.engine.batcher import Batcher, BatcherLimits, Done, Entry, Observer
 from app.engine.proof import Proved, prove
-from app.engine.providers import Ranking
+from app.engine.ranking import Ranking
 from app.engine.session import Session
 from app.engine.workers import Workers
 from app.errors import BundleCorrupt, ModelportError, PayloadTooLarge, SessionFailed

@@ -12,15 +12,8 @@ from app.bundle.golden import Comparison, Golden, replay
 from app.bundle.manifest import Manifest, NumericClass, Signature
 from app.bundle.store import Bundle
 from app.bundle.tensors import Tensors, datatype_of
-from app.engine.providers import (
-    CPU_PROVIDER,
-    Candidate,
-    Choice,
-    DeviceKind,
-    Origin,
-    Ranking,
-    Rejection,
-)
+from app.engine.candidates import CPU_PROVIDER, Candidate, DeviceKind, Origin
+from app.engine.ranking import Choice, Ranking, Rejection
 from app.engine.session import Session
 from app.errors import BundleCorrupt, BundleError, EngineError, ProofFailed
 

@@ -1,41 +1,33 @@
-"""Which execution providers (EPs) this machine offers, and in which order to try them.
+"""Which execution providers (EPs) this machine offers: built in, and plug-ins found by convention.
 
-`discover` looks and registers; `rank` only chooses. Neither says that a provider works:
-`app.engine.proof` does.
+Nothing here says that a provider works: `app.engine.proof` does.
 """
 
 import importlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import onnxruntime
 
-DeviceKind = Literal["cpu", "gpu", "npu"]
-Origin = Literal["built-in", "plug-in"]
+from app.engine.candidates import (
+    DEVICE_ORDER,
+    KNOWN,
+    UNKNOWN_RANK,
+    Candidate,
+    DeviceKind,
+    KnownDevice,
+)
 
-CPU_PROVIDER: Final = "CPUExecutionProvider"
-AUTO: Final = "auto"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An execution provider on one device. Plain data: it means the same in a child process."""
-
-    provider: str
-    device: DeviceKind
-    #: Vendor and description, as far as the provider tells.
-    device_name: str = ""
-    origin: Origin = "built-in"
-    options: Mapping[str, str] = field(default_factory=dict)
-    #: Position among the devices that ONNX Runtime lists for this provider; None for one that is
-    #: opened by name.
-    device_index: int | None = None
-    #: The plug-in library's registered name; None for what the runtime brings.
-    library: str | None = None
+#: Calls a service elsewhere; it runs nothing here.
+_NEVER: Final = frozenset({"AzureExecutionProvider"})
+_NOT_PLUGINS: Final = ("onnxruntime-extensions", "onnxruntime-genai", "onnxruntime-training")
+_LIBRARY_SUFFIXES: Final = frozenset({".so", ".dylib", ".dll"})
+_PATH_GETTERS: Final = ("get_library_path", "library_path")
+_NAMES: Final = ("get_ep_name", "EP_NAME", "REGISTRATION_NAME")
 
 
 @dataclass(frozen=True)
@@ -50,85 +42,6 @@ class Problem:
 class Discovery:
     candidates: tuple[Candidate, ...]
     problems: tuple[Problem, ...] = ()
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A candidate to try, and why at this place of the order."""
-
-    candidate: Candidate
-    reason: str
-    #: Nobody asked for it: the built-in CPU provider behind an explicit list.
-    fallback: bool = False
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """A provider that does not serve; `device` is empty for one that is not here at all."""
-
-    provider: str
-    device: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Ranking:
-    requested: tuple[str, ...]
-    order: tuple[Choice, ...]
-    rejections: tuple[Rejection, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A device that a built-in provider serves; `rank` orders those of one device kind."""
-
-    device: DeviceKind
-    rank: int
-    options: Mapping[str, str] = field(default_factory=dict)
-
-
-_DEVICE_ORDER: Final[Mapping[DeviceKind, int]] = {"gpu": 0, "npu": 1, "cpu": 2}
-_UNKNOWN_RANK: Final = 50
-#: On the CPU a plug-in comes after whatever the runtime brings, unless somebody asks for it.
-_PLUGIN_RANK: Final = 60
-
-#: TensorRT is behind CUDA: it builds its engines for minutes before the first answer.
-_KNOWN: Final[Mapping[str, tuple[_Known, ...]]] = {
-    CPU_PROVIDER: (_Known("cpu", 0),),
-    # The default searches convolutions exhaustively again for every new batch size.
-    "CUDAExecutionProvider": (_Known("gpu", 0, {"cudnn_conv_algo_search": "HEURISTIC"}),),
-    "NvTensorRTRTXExecutionProvider": (_Known("gpu", 10),),
-    "TensorrtExecutionProvider": (_Known("gpu", 11),),
-    "MIGraphXExecutionProvider": (_Known("gpu", 20),),
-    "ROCMExecutionProvider": (_Known("gpu", 21),),
-    "DmlExecutionProvider": (_Known("gpu", 30),),
-    "OpenVINOExecutionProvider": (
-        _Known("gpu", 31, {"device_type": "GPU"}),
-        _Known("npu", 10, {"device_type": "NPU"}),
-        _Known("cpu", 10, {"device_type": "CPU"}),
-    ),
-    "WebGpuExecutionProvider": (_Known("gpu", 40),),
-    "QNNExecutionProvider": (_Known("npu", 0, {"backend_type": "htp"}),),
-    "CoreMLExecutionProvider": (
-        _Known("npu", 1, {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"}),
-    ),
-    "VitisAIExecutionProvider": (_Known("npu", 2),),
-    "CANNExecutionProvider": (_Known("npu", 3),),
-    "NnapiExecutionProvider": (_Known("npu", 4),),
-    "VSINPUExecutionProvider": (_Known("npu", 5),),
-    "RknpuExecutionProvider": (_Known("npu", 6),),
-    "DnnlExecutionProvider": (_Known("cpu", 20),),
-    "XnnpackExecutionProvider": (_Known("cpu", 21),),
-    "ACLExecutionProvider": (_Known("cpu", 22),),
-}
-#: Calls a service elsewhere; it runs nothing here.
-_NEVER: Final = frozenset({"AzureExecutionProvider"})
-_ALIASES: Final[Mapping[str, str]] = {"directml": "dml", "trt": "tensorrt"}
-
-_NOT_PLUGINS: Final = ("onnxruntime-extensions", "onnxruntime-genai", "onnxruntime-training")
-_LIBRARY_SUFFIXES: Final = frozenset({".so", ".dylib", ".dll"})
-_PATH_GETTERS: Final = ("get_library_path", "library_path")
-_NAMES: Final = ("get_ep_name", "EP_NAME", "REGISTRATION_NAME")
 
 
 class Runtime(Protocol):
@@ -187,7 +100,7 @@ def discover(
 
 
 def _built_in(provider: str, devices: Sequence[Any]) -> Iterator[Candidate]:
-    for known in _KNOWN.get(provider, (_Known("cpu", _UNKNOWN_RANK),)):
+    for known in KNOWN.get(provider, (KnownDevice("cpu", UNKNOWN_RANK),)):
         names = [
             _device_name(device)
             for device in devices
@@ -228,7 +141,7 @@ def _plugged_in(devices: Sequence[Any], libraries: Sequence[_Library]) -> list[C
 
 def _device_kind(device: Any) -> DeviceKind:
     kind = device.device.type.name.lower()
-    return kind if kind in _DEVICE_ORDER else "cpu"
+    return kind if kind in DEVICE_ORDER else "cpu"
 
 
 def _device_name(device: Any) -> str:
@@ -319,65 +232,3 @@ def _module_name(package: importlib.metadata.Distribution) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
-
-
-def rank(
-    candidates: Sequence[Candidate], requested: Sequence[str] = (AUTO,), strict: bool = False
-) -> Ranking:
-    """Choose the order in which candidates are tried. Pure.
-
-    Args:
-        requested: provider names, with or without "ExecutionProvider", in any case, optionally
-            with a device ("openvino:gpu"); a plug-in also answers to its library's name. "auto"
-            stands for everything: GPUs, NPUs, the built-in CPU provider, other ones on the CPU.
-        strict: do not append the built-in CPU provider behind an explicit list.
-    """
-    names = tuple(requested) or (AUTO,)
-    ordered = sorted(candidates, key=_auto_key)
-    order: list[Choice] = []
-    rejections: list[Rejection] = []
-    for name in names:
-        if _folded(name) == AUTO:
-            _append(order, [Choice(c, f"auto: {c.origin} on the {c.device}") for c in ordered])
-            continue
-        matching = [c for c in ordered if _answers_to(c, name)]
-        _append(order, [Choice(c, f"asked for as {name!r}") for c in matching])
-        if not matching:
-            rejections.append(Rejection(name, "", _absence(ordered)))
-    if not strict:
-        last = [c for c in ordered if c.provider == CPU_PROVIDER]
-        reason = "last resort behind what was asked for"
-        _append(order, [Choice(c, reason, fallback=True) for c in last])
-    return Ranking(names, tuple(order), tuple(rejections))
-
-
-def _append(order: list[Choice], choices: Sequence[Choice]) -> None:
-    """Each candidate is tried once, at its first place."""
-    taken = [choice.candidate for choice in order]
-    order += [choice for choice in choices if choice.candidate not in taken]
-
-
-def _auto_key(candidate: Candidate) -> tuple[int, int, str, int]:
-    if candidate.origin == "plug-in" and candidate.device == "cpu":
-        place = _PLUGIN_RANK
-    else:
-        ranks = [k.rank for k in _KNOWN.get(candidate.provider, ()) if k.device == candidate.device]
-        place = ranks[0] if ranks else _UNKNOWN_RANK
-    index = -1 if candidate.device_index is None else candidate.device_index
-    return (_DEVICE_ORDER[candidate.device], place, candidate.provider, index)
-
-
-def _answers_to(candidate: Candidate, requested: str) -> bool:
-    name, _, device = requested.partition(":")
-    known_as = {_folded(candidate.provider), _folded(candidate.library or candidate.provider)}
-    return _folded(name) in known_as and _folded(device) in ("", candidate.device)
-
-
-def _folded(name: str) -> str:
-    folded = name.strip().lower().removesuffix("executionprovider")
-    return _ALIASES.get(folded, folded)
-
-
-def _absence(candidates: Sequence[Candidate]) -> str:
-    here = dict.fromkeys(f"{c.provider}:{c.device}" for c in candidates)
-    return f"is not available here; available: {', '.join(here) or 'nothing'}"

@@ -14,7 +14,7 @@ import onnxruntime
 
 from app.bundle.manifest import FIELD_NAME_PATTERN, Dim, Signature, TensorSpec
 from app.bundle.tensors import Array, Datatype, Tensors
-from app.engine.providers import CPU_PROVIDER, Candidate
+from app.engine.candidates import CPU_PROVIDER, Candidate
 from app.errors import BundleUnsupported, SessionFailed
 
 _DATATYPES: Final[Mapping[str, Datatype]] = {

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from app.bundle.store import Bundle
-from app.engine.providers import CPU_PROVIDER, Candidate, Discovery, discover
+from app.engine.candidates import CPU_PROVIDER, Candidate
+from app.engine.providers import Discovery, discover
 from tests.support.bundles import make_bundle
 
 #: Nothing here takes a second; what is not over by then hangs.

@@ -6,16 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.engine.providers import (
-    CPU_PROVIDER,
-    Candidate,
-    Choice,
-    Discovery,
-    Problem,
-    Ranking,
-    discover,
-    rank,
-)
+from app.engine.candidates import CPU_PROVIDER, Candidate
+from app.engine.providers import Discovery, Problem, discover
+from app.engine.ranking import Choice, Ranking, rank
 
 CPU = Candidate(CPU_PROVIDER, "cpu", "AMD")
 CUDA = Candidate("CUDAExecutionProvider", "gpu")

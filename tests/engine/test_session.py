@@ -14,7 +14,7 @@ from app.bundle.golden import replay
 from app.bundle.manifest import Signature, TensorSpec
 from app.bundle.store import Bundle
 from app.bundle.tensors import datatype_of
-from app.engine.providers import CPU_PROVIDER, Candidate
+from app.engine.candidates import CPU_PROVIDER, Candidate
 from app.engine.session import Session
 from app.errors import BundleUnsupported, SessionFailed
 from tests.support import models
