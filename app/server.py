@@ -42,17 +42,18 @@ def serve(settings: Settings) -> None:
 
 def _bind(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Bound but not yet listening: a client is refused until the models are proved.
-        listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, TypeError) as error:  # the last two for what is no host name
+        listener.close()
         raise _cannot_listen(settings, error) from None
     return listener
 
 
-def _cannot_listen(settings: Settings, error: OSError | UnicodeError) -> SettingsError:
+def _cannot_listen(settings: Settings, error: Exception) -> SettingsError:
     reason = getattr(error, "strerror", None) or str(error)
     return SettingsError(
         f"cannot listen on {settings.host} port {settings.port}: {reason.lower()}; "

@@ -44,7 +44,10 @@ class Settings(BaseSettings):
     provider: Annotated[
         tuple[str, ...],
         NoDecode,
-        Field(description="Execution provider: `auto`, a name, or names by comma in order."),
+        Field(
+            min_length=1,
+            description="Execution provider: `auto`, a name, or names by comma in order.",
+        ),
     ] = ("auto",)
     provider_strict: Annotated[
         bool, Field(description="Refuse a model that its first provider cannot prove.")

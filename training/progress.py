@@ -68,8 +68,8 @@ class BarProgress(LineProgress):
     def training(self, candidate: str, epochs: int) -> Iterator[None]:
         self._bars = Bars(
             TextColumn("   {task.description:<8}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed:>3}/{task.total} epochs"),
+            BarColumn(bar_width=8),
+            TextColumn("{task.completed:>3}/{task.total}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[losses]}"),
             console=self.console,

@@ -2,6 +2,7 @@
 
 import http
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 _KEY: Final = "modelport"
 #: Label of every route that is not for inference.
 _ROUTE: Final = "other"
-_CODES: Final[Mapping[int, type[RequestError]]] = {404: NotFound, 405: MethodNotAllowed}
 
 
 @dataclass(slots=True)
@@ -111,16 +111,22 @@ async def _known(request: Request, error: Exception) -> Response:
 
 async def _framework(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 (registered for this type)
-    kind = _CODES.get(error.status_code)
-    if kind is None:
-        phrase = http.HTTPStatus(error.status_code).phrase
-        return _respond_as(request, error.status_code, phrase.lower(), error.headers or {})
-    message = (
-        "there is nothing at this address"
-        if kind is NotFound
-        else f"{request.method} is not allowed here"
-    )
-    return _respond(request, kind(message), error.headers or {})
+    match error.status_code:
+        case 404:
+            known: RequestError = NotFound("there is nothing at this address")
+        case 405:
+            known = MethodNotAllowed(f"{request.method} is not allowed here")
+        case other:
+            known = _without_a_word(other)
+    return _respond(request, known, error.headers or {})
+
+
+def _without_a_word(status: int) -> RequestError:
+    """A framework error that our tree has no word for."""
+    phrase = http.HTTPStatus(status).phrase.lower()
+    code = re.sub("[^a-z]+", "_", phrase)
+    kind: type[RequestError] = type("Other", (RequestError,), {"status": status, "code": code})
+    return kind(phrase)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -138,11 +144,3 @@ def _respond(request: Request, error: ModelportError, headers: Mapping[str, str]
         extra["Retry-After"] = str(error.retry_after_s)
     body = orjson.dumps(error_body(error, context.request))
     return Response(body, error.status, extra, media_type="application/json")
-
-
-def _respond_as(request: Request, status: int, phrase: str, headers: Mapping[str, str]) -> Response:
-    """A framework error that our tree has no word for."""
-    context: _Context = request.scope[_KEY]
-    code = context.outcome = phrase.replace(" ", "_")
-    body = orjson.dumps({"error": phrase, "code": code, "request_id": context.request})
-    return Response(body, status, dict(headers), media_type="application/json")

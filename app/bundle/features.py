@@ -70,7 +70,9 @@ def image_from_bytes(encoded: bytes, field: ImageField) -> NDArray[np.uint8]:
 
 
 def _flatten(picture: Image.Image) -> Image.Image:
-    """Put a transparent picture on black, the value that an empty pixel has."""
+    """Reduce 16-bit grey to 8, and put a transparent picture on black, an empty pixel's value."""
+    if picture.mode.startswith("I"):  # Pillow's own conversion would clip at 255
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
@@ -102,6 +104,8 @@ def image_from_numbers(value: Any, field: ImageField) -> NDArray[np.uint8]:
     if array.shape != shape:
         got = " × ".join(str(n) for n in array.shape) or "a single value"
         raise FeatureError(f"must be {wanted} nested numbers, got {got}")
+    if array.dtype.kind == "f" and not ((array >= 0) & (array <= field.maximum)).all():
+        raise FeatureError(f"must hold numbers from 0 to {field.maximum}")
     if array.dtype.kind == "f" and np.equal(np.mod(array, 1), 0).all():
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":

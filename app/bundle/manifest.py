@@ -34,6 +34,8 @@ NUMERIC_CLASSES: Final[tuple[NumericClass, ...]] = ("fp32", "reduced")
 Dim = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=FIELD_NAME_PATTERN)]
 ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN)]
 FieldName = Annotated[str, Field(pattern=FIELD_NAME_PATTERN)]
+#: A name in the bundle's own folder.
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -321,7 +323,7 @@ class Manifest(_Record):
     #: Reference distribution of each field on the training split, for drift monitoring.
     drift: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     provenance: Provenance | None = None
-    files: Mapping[str, FileRecord] = Field(default_factory=dict)
+    files: Mapping[FileName, FileRecord] = Field(default_factory=dict)
 
     def to_json(self) -> bytes:
         return self.model_dump_json(indent=2).encode() + b"\n"

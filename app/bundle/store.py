@@ -115,7 +115,7 @@ def scan(root: Path) -> tuple[ModelFolder, ...]:
     return tuple(
         _scan_model(entry)
         for entry in entries
-        if re.match(MODEL_NAME_PATTERN, entry.name) and _is_real_folder(entry)
+        if re.fullmatch(MODEL_NAME_PATTERN, entry.name) and _is_real_folder(entry)
     )
 
 
@@ -124,7 +124,7 @@ def _scan_model(path: Path) -> ModelFolder:
     versions: list[int] = []
     try:
         for entry in path.iterdir():
-            if not re.match(VERSION_PATTERN, entry.name) or not _is_real_folder(entry):
+            if not re.fullmatch(VERSION_PATTERN, entry.name) or not _is_real_folder(entry):
                 continue
             if (entry / MANIFEST_FILE).is_file():
                 versions.append(int(entry.name))
@@ -204,8 +204,11 @@ def _read_regular_file(path: Path, size_bytes: int | None) -> bytes:
         raise BundleIncomplete(f"{path.name} is missing") from None
     except OSError as error:
         raise BundleCorrupt(f"{path.name} cannot be opened: {error.strerror}") from None
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        os.close(descriptor)
+        raise BundleCorrupt(f"{path.name} is a folder")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise BundleCorrupt(f"{path.name} is not a plain file with one name")
         limit = MAX_MANIFEST_BYTES if size_bytes is None else size_bytes
@@ -234,7 +237,7 @@ def publish(
     Raises:
         PublishFailed: bad name, no room, no permission; nothing of it stays visible.
     """
-    if not re.match(MODEL_NAME_PATTERN, name):
+    if not re.fullmatch(MODEL_NAME_PATTERN, name):
         raise PublishFailed(f"model name {name!r} does not match {MODEL_NAME_PATTERN}")
     model_path = root / name
     staging = model_path / f"{_STAGING_PREFIX}{uuid.uuid4().hex}"
@@ -291,7 +294,7 @@ def _commit(
 
 
 def _next_version(model_path: Path) -> int:
-    taken = [int(p.name) for p in model_path.iterdir() if re.match(VERSION_PATTERN, p.name)]
+    taken = [int(p.name) for p in model_path.iterdir() if re.fullmatch(VERSION_PATTERN, p.name)]
     return max(taken, default=0) + 1
 
 

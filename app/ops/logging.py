@@ -7,7 +7,7 @@ import sys
 from typing import Any, Final, Literal
 
 #: Attributes that every record has; the rest came in by `extra` and is shown.
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from app.bundle.manifest import ImageField
 GREY = ImageField(name="image", tensor="image", height=2, width=3)
 RGB = ImageField(name="image", tensor="image", height=2, width=3, channels=3)
 SIXTEEN = ImageField(name="image", tensor="image", height=2, width=3, maximum=16)
-WARNS = pytest.mark.xfail(strict=True, reason="refused, but numpy warns on the way")
 PIXELS = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)
 
 
@@ -55,7 +54,6 @@ def test_every_mode_of_a_white_png_is_white(mode: str):
     assert image_from_bytes(encode(picture), RGB).tolist() == [[[255] * 3] * 3] * 2
 
 
-@pytest.mark.xfail(strict=True, reason="Pillow clips 16-bit grey to white")
 def test_sixteen_bit_grey_is_scaled_and_not_clipped():
     picture = Image.new("I;16", (3, 2), 128 * 257)
 
@@ -167,8 +165,8 @@ def test_nested_numbers_are_taken():
         ([[0, 1, 2], [3, 4, "5"]], "whole numbers"),
         ([[0, 1, 2], [3, 4, None]], "whole numbers"),
         ([[0, 1, 2], [3, 4, float("nan")]], "whole numbers|from 0"),
-        pytest.param([[0, 1, 2], [3, 4, float("inf")]], "whole numbers|from 0", marks=WARNS),
-        pytest.param([[0, 1, 2], [3, 4, 1e300]], "whole numbers|from 0", marks=WARNS),
+        ([[0, 1, 2], [3, 4, float("inf")]], "whole numbers|from 0"),
+        ([[0, 1, 2], [3, 4, 1e300]], "whole numbers|from 0"),
         ([[0, 1, 2], [3, 4, 2**70]], "whole numbers|from 0"),
         ([[True] * 3] * 2, "whole numbers"),
     ],
