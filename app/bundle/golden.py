@@ -96,12 +96,21 @@ def load_golden(data: bytes) -> Golden:
     rows = {array.shape[0] if array.ndim else 0 for array in (*inputs.values(), *outputs.values())}
     if not inputs or not outputs or len(rows) != 1 or 0 in rows:
         raise BundleCorrupt("golden.npz does not hold the same rows of inputs and outputs")
-    raw = tuple(
-        RawExample(key.split(":")[1], array.tobytes(), arrays["row:" + key.removeprefix("raw:")])
-        for key, array in arrays.items()
-        if key.startswith("raw:")
-    )
-    return Golden(inputs, outputs, raw)
+    return Golden(inputs, outputs, _raw_examples(arrays))
+
+
+def _raw_examples(arrays: Mapping[str, Array]) -> tuple[RawExample, ...]:
+    examples = []
+    for key, array in arrays.items():
+        side, _, place = key.partition(":")
+        if side != "raw":
+            continue
+        if f"row:{place}" not in arrays:
+            raise BundleCorrupt(f"golden.npz has an encoded input {place!r} without its row")
+        examples.append(
+            RawExample(place.partition(":")[0], array.tobytes(), arrays[f"row:{place}"])
+        )
+    return tuple(examples)
 
 
 def _with_prefix(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
@@ -175,17 +184,18 @@ def _shape_problem(name: str, wanted: Array, got: Mapping[str, Array]) -> str | 
 def _differing_rows(name: str, wanted: Array, got: Array, want: Tensors, manifest: Manifest) -> int:
     differs = np.asarray(wanted != got).reshape(len(wanted), -1).any(axis=1)
     scores = _scores_behind(name, manifest)
-    if scores is not None and scores in want:
-        best_two = np.sort(want[scores].reshape(len(wanted), -1), axis=1)[:, -2:]
-        differs &= (best_two[:, 1] - best_two[:, 0]) > manifest.tie_margin
+    ranked = np.sort(want[scores].reshape(len(wanted), -1)) if scores in want else None
+    if ranked is not None and ranked.shape[1] > 1:
+        differs &= (ranked[:, -1] - ranked[:, -2]) > manifest.tie_margin
     return int(differs.sum())
 
 
-def _scores_behind(tensor: str, manifest: Manifest) -> str | None:
+def _scores_behind(tensor: str, manifest: Manifest) -> str:
+    """Name of the scores tensor that a label was chosen by; empty where there is none."""
     for prediction in manifest.signature.predictions:
         if isinstance(prediction, LabelPrediction) and prediction.tensor == tensor:
-            return prediction.scores_tensor
-    return None
+            return prediction.scores_tensor or ""
+    return ""
 
 
 def max_abs_error(want: Array, got: Array) -> float:

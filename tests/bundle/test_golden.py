@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -192,3 +193,27 @@ def test_output_that_is_not_by_row_is_found():
 
 def test_golden_without_raw_examples_is_the_default():
     assert dataclasses.replace(GOLDEN).raw == ()
+
+
+def test_an_encoded_input_without_its_row_is_refused():
+    raw = (RawExample("image", b"PNG", np.zeros((2, 2), dtype=np.uint8)),)
+    saved = save_golden(dataclasses.replace(GOLDEN, raw=raw))
+    with np.load(io.BytesIO(saved)) as archive:
+        kept = {key: archive[key] for key in archive.files if not key.startswith("row:")}
+    buffer = io.BytesIO()
+    np.savez(buffer, **kept)
+
+    with pytest.raises(BundleCorrupt, match="without its row"):
+        load_golden(buffer.getvalue())
+
+
+def test_a_label_behind_a_single_score_has_no_ties():
+    labels = np.array(["a", "b"], dtype=object)
+    scores = np.array([[0.4], [0.6]], dtype=np.float32)
+
+    found = compare(
+        {"label": labels, "scores": scores}, {"label": labels[::-1], "scores": scores}, manifest()
+    )
+
+    assert not found.passed
+    assert "differs from golden in 2 rows" in found.reason

@@ -51,7 +51,7 @@ def skip(seconds: float) -> None:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let the loop run until something is so."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 (what is waited for often happens on a thread)
         await asyncio.sleep(0.0005)
 
 
