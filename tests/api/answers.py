@@ -12,11 +12,11 @@ ROW: Final = {"a": 1.0, "b": 2.0, "c": 3.0}
 ROWS: Final = {"instances": [ROW]}
 ROW_Y: Final = [-1.15, 7.3]
 ROW_TOTAL: Final = 6.15
-TENSORS: Final = {
-    "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]
-}
+TENSORS: Final = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}
 #: Nothing of this kind may be told to a caller.
-_SECRET: Final = re.compile(r"Traceback|File \"|\.py\b|/tmp/|/work|/root|site-packages|0x[0-9a-f]{6}")
+_SECRET: Final = re.compile(
+    r"Traceback|File \"|\.py\b|/tmp/|/work|/root|site-packages|0x[0-9a-f]{6}"
+)
 #: Put this into a bad value: it may come back nowhere.
 CANARY: Final = "cAnArY"
 
@@ -26,7 +26,9 @@ def affine_answer(a: float, b: float, c: float) -> dict[str, Any]:
     return {"y": outputs["y"][0].tolist(), "total": float(outputs["total"][0, 0])}
 
 
-def assert_refusal(response: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
+def assert_refusal(
+    response: httpx.Response, status: int, code: str | None = None
+) -> dict[str, Any]:
     """The one form of every failure, clean; returns its body."""
     assert response.status_code == status, response.text
     body = assert_clean(response.headers.get("content-type", ""), response.content)
@@ -51,7 +53,7 @@ def assert_clean(content_type: str, content: bytes) -> dict[str, Any]:
 
 def assert_serves(client: httpx.Client) -> None:
     """Alive, and a good request still gets its right answer on both kinds of route."""
-    assert client.get("/health/live").status_code == 200
+    assert client.get("/health/live").json() == {"status": "live"}
     typed = client.post("/models/affine/predict", json=ROWS)
     assert typed.status_code == 200, typed.text
     assert np.allclose(typed.json()["predictions"][0]["y"], ROW_Y, atol=1e-5)

@@ -37,7 +37,7 @@ def connect(transport: str) -> Callable[[ExitStack, Settings], httpx.Client]:
     """Start a service with settings and give a client of it, over the transport under test."""
 
     def over_asgi(stack: ExitStack, settings: Settings) -> httpx.Client:
-        way = stack.enter_context(AsgiTransport(create_app(settings)))
+        way = AsgiTransport(create_app(settings))
         return stack.enter_context(httpx.Client(transport=way, base_url=BASE_URL))
 
     return {"asgi": over_asgi}[transport]

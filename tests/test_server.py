@@ -1,0 +1,266 @@
+"""The process: what it loads, when it says ready, and how it ends."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.api.live import PATIENCE_S, ROOT, LiveServer, environment, head
+from tests.conftest import StartServer
+from tests.support.bundles import make_bundle
+
+BODY = b'{"instances":[{"a":1,"b":2,"c":3}]}'
+HEAD = head("/predict", {"Content-Type": "application/json", "Content-Length": str(len(BODY))})
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    make_bundle(root, "affine", "affine")
+    return root
+
+
+def wait_for_status(client: httpx.Client, path: str, status: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while client.get(path).status_code != status:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def refuses_connections(server: LiveServer) -> bool:
+    try:
+        socket.create_connection(server.address, timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:  # it was closing at that moment
+        return False
+    return False
+
+
+class TestStart:
+    def test_port_0_is_a_free_one_and_the_log_names_it(
+        self, start_server: StartServer, repository: Path
+    ) -> None:
+        server = start_server(repository)
+
+        assert server.address[1] > 0
+        assert server.wait_for_line("serving")["models"] == "affine"
+        assert httpx.get(f"{server.url}/health/ready", trust_env=False).status_code == 200
+
+    def test_it_can_listen_on_ipv6(self, start_server: StartServer, repository: Path) -> None:
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("no IPv6 here")
+
+        server = start_server(repository, host="::1")
+
+        assert server.url.startswith("http://[::1]:")
+        assert httpx.get(f"{server.url}/health/ready", trust_env=False).status_code == 200
+
+    def test_two_that_race_for_one_port_do_not_both_start(
+        self, start_server: StartServer, repository: Path
+    ) -> None:
+        """Both are bound before either listens; the later one ends with one line."""
+        with socket.socket() as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(("127.0.0.1", 0))
+            port = bound.getsockname()[1]
+            child = subprocess.Popen(
+                [sys.executable, "-m", "app", "serve"],
+                cwd=ROOT,
+                env=environment(models=repository, port=port, log_format="json"),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            assert child.stderr is not None
+            for line in child.stderr:
+                if '"message": "cores"' in line:  # it has bound and is proving its model
+                    bound.listen()
+                    break
+            _, rest = child.communicate(timeout=PATIENCE_S)
+
+        assert child.returncode == 2
+        assert "Traceback" not in rest
+        assert rest.splitlines()[-1].startswith(
+            f"modelport: cannot listen on 127.0.0.1 port {port}"
+        )
+
+
+class TestEnd:
+    def test_sigterm_answers_what_is_in_flight(
+        self, start_server: StartServer, repository: Path
+    ) -> None:
+        server = start_server(repository)
+        with server.connect() as wire:
+            wire.send(HEAD + BODY[:10])
+            time.sleep(0.1)
+            server.signal(signal.SIGTERM)
+            deadline = time.monotonic() + PATIENCE_S
+            while not refuses_connections(server):
+                assert time.monotonic() < deadline
+            wire.send(BODY[10:])
+            status, headers, body = wire.read_response()
+
+            assert status == 200
+            assert headers["connection"] == "close"
+            assert json.loads(body)["predictions"][0]["y"] == pytest.approx([-1.15, 7.3])
+        assert server.wait() == 0
+        assert server.log_lines()[-1]["message"] == "stopped"
+
+    def test_sigterm_ends_an_idle_server_with_open_connections(
+        self, start_server: StartServer, repository: Path
+    ) -> None:
+        server = start_server(repository, grace_s=20)
+        with server.connect() as wire:
+            wire.send(HEAD + BODY)
+            assert wire.read_response()[0] == 200
+            started = time.monotonic()
+            server.signal(signal.SIGTERM)
+
+            assert server.wait() == 0
+            assert time.monotonic() - started < 5
+
+    def test_a_request_that_never_ends_is_cut_off_after_the_grace_period(
+        self, start_server: StartServer, repository: Path
+    ) -> None:
+        server = start_server(repository, grace_s=1)
+        with server.connect() as wire:
+            wire.send(HEAD)
+            time.sleep(0.1)
+            server.signal(signal.SIGTERM)
+
+            assert server.wait() == 0
+
+    def test_it_accepts_but_is_not_ready_during_the_drain_delay(
+        self, start_server: StartServer, repository: Path
+    ) -> None:
+        server = start_server(repository, drain_delay_s=1)
+        with server.client() as client:
+            server.signal(signal.SIGTERM)
+            wait_for_status(client, "/health/ready", 503)
+            refused = client.get("/v2/health/ready")
+            assert refused.status_code == 503
+            assert refused.json()["code"] == "not_ready"
+            assert refused.headers["retry-after"] == "1"
+            assert client.get("/health/live").status_code == 200
+
+            # A second one changes nothing, and new connections are still taken.
+            server.signal(signal.SIGTERM)
+            with server.client() as another:
+                answer = another.post("/predict", content=BODY)
+                assert answer.status_code == 200
+            assert "modelport_ready 0.0" in client.get("/metrics").text
+        assert server.wait() == 0
+
+    def test_sigint_ends_at_once(self, start_server: StartServer, repository: Path) -> None:
+        server = start_server(repository, drain_delay_s=60)
+        server.signal(signal.SIGINT)
+
+        assert server.wait() == 0
+        assert server.log_lines()[-1]["message"] == "stopped"
+
+    def test_sigint_cuts_a_drain_delay_short(
+        self, start_server: StartServer, repository: Path
+    ) -> None:
+        server = start_server(repository, drain_delay_s=60)
+        with server.client() as client:
+            server.signal(signal.SIGTERM)
+            wait_for_status(client, "/health/ready", 503)
+        server.signal(signal.SIGINT)
+
+        assert server.wait() == 0
+
+    @pytest.mark.slow
+    def test_no_request_is_lost_by_sigterm_under_load(
+        self, start_server: StartServer, repository: Path
+    ) -> None:
+        for _ in range(5):
+            server = start_server(repository, drain_delay_s=0.3)
+            answers: list[int] = []
+            with server.client() as client:
+                server.signal(signal.SIGTERM)
+                while True:
+                    try:
+                        answers.append(client.post("/predict", content=BODY).status_code)
+                    except httpx.TransportError:
+                        # Refused, or the idle connection was closed as the next request was sent.
+                        break
+            assert set(answers) == {200}
+            assert len(answers) > 10
+            assert server.wait() == 0
+
+
+def in_child(code: str, **settings: object) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(**settings), capture_output=True,
+        text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip()
+
+
+def test_the_application_loads_neither_torch_nor_onnx_nor_training() -> None:
+    code = """if True:
+        import sys, app.main, app.server, app.__main__, app.doctor
+        heavy = {"torch", "onnx", "training", "onnxscript", "sklearn", "matplotlib"}
+        print(sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
+    """
+
+    assert in_child(code) == "[]"
+
+
+def test_importing_the_application_starts_nothing() -> None:
+    code = """if True:
+        import threading, logging, app.main, app.server
+        print(threading.active_count(), logging.getLogger().handlers)
+    """
+
+    assert in_child(code) == "1 []"
+
+
+def test_telemetry_is_off_before_the_runtime_is_imported() -> None:
+    code = """if True:
+        import os, sys
+
+        class Watch:
+            def find_spec(self, name, path=None, target=None):
+                if name == "onnxruntime":
+                    print(os.environ.get("ORT_DISABLE_TELEMETRY"))
+
+        sys.meta_path.insert(0, Watch())
+        os.environ.pop("ORT_DISABLE_TELEMETRY", None)
+        import app.main
+    """
+
+    assert in_child(code) == "1"
+
+
+def test_nothing_connects_out(repository: Path) -> None:
+    """Every connection that Python opens is seen; what starts is a whole service."""
+    code = f"""if True:
+        import sys
+        seen = []
+        watched = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "urllib.Request")
+        sys.addaudithook(lambda event, args: seen.append(event) if event in watched else None)
+        import asyncio
+        from pathlib import Path
+        from app.service import Service
+        from app.settings import Settings
+
+        async def main():
+            service = Service(Settings(models=Path({str(repository)!r}), provider=("cpu",)))
+            await service.start()
+            await service.stop()
+
+        asyncio.run(main())
+        print(seen)
+    """
+
+    assert in_child(code) == "[]"
