@@ -9,7 +9,8 @@ from types import FrameType
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api.handler import error_reply, log_failure, request_id
+from app.api.head import request_id
+from app.api.reply import error_reply, log_failure
 from app.errors import RequestError, SettingsError
 from app.main import create_app
 from app.service import Service

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.bundle import PublishFailed
 from app.bundle.manifest import (
     GOLDEN_FILE,
     MODEL_FILE,
@@ -18,7 +19,6 @@ from app.bundle.manifest import (
     Signature,
 )
 from app.bundle.store import Bundle, publish
-from app.errors import PublishFailed
 from training.config import RunConfig
 from training.data.dataset import Dataset
 from training.data.split import Split

@@ -13,13 +13,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.handler import (
+from app.api.head import request_id
+from app.api.reply import (
     REQUEST_ID_HEADER,
     as_modelport_error,
     error_body,
     error_reply,
     log_failure,
-    request_id,
 )
 from app.errors import (
     Detail,

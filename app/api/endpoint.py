@@ -7,7 +7,9 @@ from typing import Final
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api.boundary import mark_counted
-from app.api.handler import Handler, InferenceRoute, Reply, Ticket, too_large
+from app.api.handler import Handler, InferenceRoute, Ticket
+from app.api.head import too_large
+from app.api.reply import Reply
 from app.errors import RequestError, RequestTimeout
 
 #: A request that takes longer than this is watched for a caller that leaves; watching every

@@ -6,47 +6,25 @@ deadlines, request ids, metrics and failure logs are here and nowhere else.
 """
 
 import asyncio
-import itertools
-import logging
-import re
-import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-import orjson
-
 from app.api.codecs import Codec, Decoded
+from app.api.head import Headers, check_head, request_id, timeout_ms
+from app.api.reply import Reply, as_modelport_error, error_reply, log_failure, make_reply
 from app.bundle.manifest import Signature
 from app.bundle.tensors import Array
 from app.engine.model import Model, Pending
 from app.engine.registry import Registry
-from app.errors import (
-    Cancelled,
-    MalformedBody,
-    ModelportError,
-    Overloaded,
-    PayloadTooLarge,
-    RequestError,
-    UnsupportedMediaType,
-)
+from app.errors import Cancelled, ModelportError, Overloaded, RequestError
 from app.ops.metrics import Metrics, ModelMetrics
 
-logger = logging.getLogger(__name__)
-
-#: Header names in lower case.
-Headers = Mapping[bytes, bytes]
 MakeCodec = Callable[[Signature], Codec]
 
-JSON: Final = b"application/json"
-TIMEOUT_HEADER: Final = b"modelport-timeout-ms"
-REQUEST_ID_HEADER: Final = b"x-request-id"
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MAX_DECODING: Final = 64
-_MAX_TIMEOUT_MS: Final = 3_600_000
-_PROCESS_ID: Final = secrets.token_hex(6)
-_numbers: Final = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,75 +42,13 @@ class HandlerLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer as bytes.
-
-    Attributes:
-        close: the connection must end after it, because the request's body was not read.
-    """
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
-    close: bool = False
-
-
-def request_id(headers: Headers) -> str:
-    """The caller's own id where it is a plain short word, else a new one."""
-    given = headers.get(REQUEST_ID_HEADER)
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given.decode("ascii")
-    return f"{_PROCESS_ID}-{next(_numbers):x}"
-
-
-def error_body(error: ModelportError, request: str) -> dict[str, Any]:
-    """The one form of every failure."""
-    body: dict[str, Any] = {"error": str(error), "code": error.code, "request_id": request}
-    if error.details:
-        body["details"] = [
-            {"loc": list(detail.loc), "msg": detail.msg, "type": detail.type}
-            for detail in error.details
-        ]
-    return body
-
-
-def make_reply(
-    status: int,
-    body: bytes,
-    request: str,
-    *,
-    retry_after_s: int | None = None,
-    close: bool = False,
-) -> Reply:
-    headers = [
-        (b"content-type", JSON),
-        (b"content-length", str(len(body)).encode()),
-        (REQUEST_ID_HEADER, request.encode()),
-    ]
-    if retry_after_s is not None:
-        headers.append((b"retry-after", str(retry_after_s).encode()))
-    if close:
-        headers.append((b"connection", b"close"))
-    return Reply(status, body, tuple(headers), close)
-
-
-def error_reply(error: ModelportError, request: str, *, close: bool = False) -> Reply:
-    return make_reply(
-        error.status,
-        orjson.dumps(error_body(error, request)),
-        request,
-        retry_after_s=error.retry_after_s,
-        close=close,
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Admission:
     """What is known of a request when it is let in."""
 
-    route: InferenceRoute
+    route: str
     request: str
     model: Model
+    codec: Codec
     timeout_ms: int
 
 
@@ -173,15 +89,17 @@ class Handler:
         request = request_id(headers)
         try:
             check_head(headers, self.limits.max_body_bytes)
-            timeout_ms = _timeout_ms(headers, self.limits.timeout_ms)
+            limit_ms = timeout_ms(headers, self.limits.timeout_ms)
             target = self.registry.get(model, version)
-        except ModelportError as error:
-            self.count(route.name, "", error.code)
-            log_failure(error, request, route.name)
-            return error_reply(error, request, close=True)
-        return Ticket(self, Admission(route, request, target, timeout_ms))
+            codec = self._codec(route, target)
+        except Exception as error:
+            known = as_modelport_error(error)
+            self.count(route.name, "", known.code)
+            log_failure(known, request, route.name)
+            return error_reply(known, request, close=True)
+        return Ticket(self, Admission(route.name, request, target, codec, limit_ms))
 
-    def codec(self, route: InferenceRoute, model: Model) -> Codec:
+    def _codec(self, route: InferenceRoute, model: Model) -> Codec:
         """The route's codec for a model's signature, made when it is first asked for."""
         codecs = self._codecs.setdefault(model, {})
         codec = codecs.get(route.name)
@@ -215,12 +133,13 @@ class Ticket:
 
     def __init__(self, handler: Handler, admission: Admission) -> None:
         self._handler = handler
-        self._route = admission.route.name
+        self._route = admission.route
         self._request = admission.request
         self._model = admission.model
-        self._codec = handler.codec(admission.route, admission.model)
-        self._started_s = handler.loop.time()
-        self._deadline_s = self._started_s + admission.timeout_ms / 1e3
+        self._codec = admission.codec
+        # Deadlines are on the loop's clock; stages are timed by one that is finer on some loops.
+        self._deadline_s = handler.loop.time() + admission.timeout_ms / 1e3
+        self._started_s = time.perf_counter()
         self._pending: Pending | None = None
         self._decoded: Decoded | None = None
         self._reply: Callable[[Reply], None] = _drop
@@ -229,7 +148,7 @@ class Ticket:
     def finish(self, body: bytes, reply: Callable[[Reply], None]) -> None:
         """Answer the request; `reply` is called exactly once, unless it is cancelled."""
         self._reply = reply
-        self._started_s = self._handler.loop.time()
+        self._started_s = time.perf_counter()
         try:
             document = self._codec.parse(body)
             if self._codec.is_slow(document):
@@ -259,7 +178,7 @@ class Ticket:
             self._fail(error)
 
     def _submit(self, decoded: Decoded) -> None:
-        decode_s = self._handler.loop.time() - self._started_s
+        decode_s = time.perf_counter() - self._started_s
         self._handler.model_metrics(self._model).decode_s.observe(decode_s)
         self._decoded = decoded
         self._pending = self._model.submit(
@@ -273,27 +192,27 @@ class Ticket:
         decoded = self._decoded
         assert decoded is not None  # noqa: S101 (set before the request was submitted)
         model = self._model
-        started = self._handler.loop.time()
+        started = time.perf_counter()
         try:
             body = self._codec.encode(outcome, decoded, model.ref)
         except Exception as error:
             self._fail(error)
             return
-        now = self._handler.loop.time()
+        now = time.perf_counter()
         self._handler.model_metrics(model).encode_s.observe(now - started)
         self._end("ok", make_reply(200, body, self._request), now)
 
     def _fail(self, error: Exception) -> None:
         known = as_modelport_error(error)
         log_failure(known, self._request, self._route, self._model.name)
-        self._end(known.code, error_reply(known, self._request), self._handler.loop.time())
+        self._end(known.code, error_reply(known, self._request), time.perf_counter())
 
     def refuse(self, error: RequestError, reply: Callable[[Reply], None]) -> None:
         """End a request whose body never came whole, or was too large."""
         log_failure(error, self._request, self._route, self._model.name)
         self._reply = reply
         answer = error_reply(error, self._request, close=True)
-        self._end(error.code, answer, self._handler.loop.time())
+        self._end(error.code, answer, time.perf_counter())
 
     def _end(self, outcome: str, reply: Reply, now_s: float) -> None:
         if self._ended:
@@ -315,69 +234,3 @@ class Ticket:
 
 def _drop(reply: Reply) -> None:
     """Before `finish` there is nobody to answer."""
-
-
-def as_modelport_error(error: BaseException) -> ModelportError:
-    """What the caller may see: our own errors as they are, anything else as a plain 500."""
-    if isinstance(error, ModelportError):
-        return error
-    hidden = ModelportError("internal error; the log has more under this request id")
-    hidden.__cause__ = error
-    return hidden
-
-
-def log_failure(error: ModelportError, request: str, route: str, model: str = "") -> None:
-    """One line a failure, without payload; the cause of a 5xx goes to the log only."""
-    level = logging.ERROR if error.status >= 500 and error.retry_after_s is None else logging.INFO
-    logger.log(
-        level,
-        "request failed",
-        extra={
-            "request_id": request,
-            "route": route,
-            "model": model,
-            "status": error.status,
-            "code": error.code,
-            "error": str(error),
-        },
-        exc_info=error.__cause__ if level == logging.ERROR and error.__cause__ else None,
-    )
-
-
-def check_head(headers: Headers, max_body_bytes: int) -> None:
-    """Refuse what can be refused before the body is read.
-
-    Raises:
-        UnsupportedMediaType: not JSON, or compressed.
-        PayloadTooLarge: the announced length is over the limit.
-        MalformedBody: the length is not a number, or tensors are announced as binary.
-    """
-    media_type = headers.get(b"content-type")
-    if media_type is not None and media_type.partition(b";")[0].strip().lower() != JSON:
-        raise UnsupportedMediaType("send the body as Content-Type: application/json")
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise UnsupportedMediaType("send the body without Content-Encoding")
-    if b"inference-header-content-length" in headers:
-        raise MalformedBody("binary tensor data is not supported; send JSON tensors")
-    length = headers.get(b"content-length")
-    if length is None:
-        return
-    if not length.isdigit():
-        raise MalformedBody("Content-Length must be a whole number")
-    if len(length) > 18 or int(length) > max_body_bytes:
-        raise too_large(max_body_bytes)
-
-
-def too_large(max_body_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body is larger than {max_body_bytes} bytes")
-
-
-def _timeout_ms(headers: Headers, default_ms: int) -> int:
-    given = headers.get(TIMEOUT_HEADER)
-    if given is None:
-        return default_ms
-    if not given.isdigit() or len(given) > 9 or not 1 <= int(given) <= _MAX_TIMEOUT_MS:
-        raise MalformedBody(
-            f"Modelport-Timeout-Ms must be a whole number from 1 to {_MAX_TIMEOUT_MS}"
-        )
-    return int(given)

@@ -16,10 +16,13 @@ class Health(BaseModel):
 def router(is_ready: Callable[[], bool], metrics: Metrics) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
+    # Some load balancers ask with HEAD.
+    @routes.head("/health/live", include_in_schema=False)
     @routes.get("/health/live", operation_id="health_live", summary="The process runs")
     async def live() -> Health:
         return Health(status="live")
 
+    @routes.head("/health/ready", include_in_schema=False)
     @routes.get("/health/ready", operation_id="health_ready", summary="The service takes requests")
     async def ready() -> Health:
         if not is_ready():

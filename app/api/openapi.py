@@ -11,28 +11,16 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.api.codecs.instances import integer_range
-from app.bundle.features import image_shape
-from app.bundle.manifest import (
-    CategoryField,
-    Dim,
-    ImageField,
-    InputField,
-    IntegerField,
-    LabelPrediction,
-    NumberField,
-    PredictionField,
-    ScoresPrediction,
-    Signature,
-    TensorSpec,
-    TextField,
-    ValuePrediction,
+from app.api.schemas import (
+    Schema,
+    example_instance,
+    field_schema,
+    object_schema,
+    prediction_schema,
 )
 from app.bundle.tensors import NUMPY_DTYPES
 from app.engine.model import Model
 from app.engine.registry import Registry
-
-Schema = dict[str, Any]
 
 _ERROR_REF: Final[Schema] = {"$ref": "#/components/schemas/Error"}
 _ERRORS: Final[Mapping[int, str]] = {
@@ -158,7 +146,7 @@ def _error_response(status: int) -> Schema:
 def _shared_schemas() -> Schema:
     text: Schema = {"type": "string"}
     return {
-        "Error": _object(
+        "Error": object_schema(
             {
                 "error": text | {"description": "What is wrong, and where."},
                 "code": text | {"description": "A word for machines."},
@@ -167,14 +155,14 @@ def _shared_schemas() -> Schema:
             },
             required=("error", "code", "request_id"),
         ),
-        "ErrorDetail": _object(
+        "ErrorDetail": object_schema(
             {
                 "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
                 "msg": text,
                 "type": text,
             }
         ),
-        "ModelRef": _object(
+        "ModelRef": object_schema(
             {
                 "name": text,
                 "version": {"type": "integer"},
@@ -198,13 +186,13 @@ def _protocol_schemas(text: Schema) -> Schema:
     }
     parameters: Schema = {"type": "object", "additionalProperties": True}
     return {
-        "InferTensor": _object(
+        "InferTensor": object_schema(
             tensor | {"parameters": parameters}, required=("name", "datatype", "shape", "data")
         ),
-        "InferRequestedOutput": _object(
+        "InferRequestedOutput": object_schema(
             {"name": text, "parameters": parameters}, required=("name",)
         ),
-        "InferRequest": _object(
+        "InferRequest": object_schema(
             {
                 "id": text,
                 "inputs": {"type": "array", "items": {"$ref": "#/components/schemas/InferTensor"}},
@@ -216,7 +204,7 @@ def _protocol_schemas(text: Schema) -> Schema:
             },
             required=("inputs",),
         ),
-        "InferResponse": _object(
+        "InferResponse": object_schema(
             {
                 "model_name": text,
                 "model_version": text,
@@ -228,19 +216,10 @@ def _protocol_schemas(text: Schema) -> Schema:
     }
 
 
-def _object(properties: Schema, required: Sequence[str] | None = None) -> Schema:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties if required is None else required),
-        "additionalProperties": False,
-    }
-
-
 def _model_schemas(name: str, model: Model, max_request_rows: int) -> Schema:
     title = _title(name)
     signature = model.manifest.signature
-    instance = _object(
+    instance = object_schema(
         {field.name: field_schema(field, signature) for field in signature.fields},
         required=[field.name for field in signature.fields if field.required],
     )
@@ -255,11 +234,11 @@ def _model_schemas(name: str, model: Model, max_request_rows: int) -> Schema:
     }
     return {
         f"{title}Instance": instance | {"example": example_instance(signature)},
-        f"{title}Request": _object({"instances": rows}),
-        f"{title}Prediction": _object(
-            {p.name: _prediction_schema(p, signature) for p in signature.predictions}
+        f"{title}Request": object_schema({"instances": rows}),
+        f"{title}Prediction": object_schema(
+            {p.name: prediction_schema(p, signature) for p in signature.predictions}
         ),
-        f"{title}Response": _object(
+        f"{title}Response": object_schema(
             {
                 "predictions": {
                     "type": "array",
@@ -273,120 +252,6 @@ def _model_schemas(name: str, model: Model, max_request_rows: int) -> Schema:
 
 def _title(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
-
-
-def field_schema(field: InputField, signature: Signature) -> Schema:
-    """JSON schema of the values that a field takes; what it refuses, the codec refuses."""
-    schema = _value_schema(field, signature.input(field.tensor))
-    if field.nullable:
-        schema["type"] = [schema["type"], "null"]
-        if "enum" in schema:
-            schema["enum"] = [*schema["enum"], None]
-    about = [field.description] if field.description else []
-    if isinstance(field, NumberField | IntegerField) and field.unit:
-        about.append(f"Unit: {field.unit}.")
-    if isinstance(field, CategoryField) and field.accept_unknown:
-        about.append(f"Known: {', '.join(field.vocabulary)}; others are taken as unknown.")
-    if about:
-        schema["description"] = " ".join(about)
-    return schema
-
-
-def _value_schema(field: InputField, spec: TensorSpec) -> Schema:
-    match field:
-        case NumberField():
-            return {"type": "number"} | _bounds(field.minimum, field.maximum)
-        case IntegerField():
-            return {"type": "integer"} | _bounds(*integer_range(field, spec))
-        case CategoryField(accept_unknown=True):
-            return {"type": "string", "maxLength": 1_000}
-        case CategoryField():
-            return {"type": "string", "enum": list(field.vocabulary)}
-        case TextField():
-            return {"type": "string", "maxLength": field.max_length}
-        case ImageField():
-            encoded: Schema = {
-                "type": "string",
-                "contentEncoding": "base64",
-                "description": "A PNG, JPEG or WebP file in base64.",
-            }
-            numbers = _nested({"type": "number", "multipleOf": 1} | _bounds(0, field.maximum),
-                              image_shape(field))  # fmt: skip
-            return {"oneOf": [numbers, encoded]}
-        case _:
-            return _nested(_element(spec), spec.shape[1:])
-
-
-def _bounds(low: float | None, high: float | None) -> Schema:
-    found = {"minimum": low, "maximum": high}
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def _nested(element: Schema, dims: Sequence[Dim]) -> Schema:
-    for dim in reversed(dims):
-        element = {"type": "array", "items": element}
-        if isinstance(dim, int):
-            element |= {"minItems": dim, "maxItems": dim}
-    return element
-
-
-def _element(spec: TensorSpec) -> Schema:
-    kinds = {"f": "number", "i": "integer", "u": "integer", "b": "boolean", "O": "string"}
-    return {"type": kinds[NUMPY_DTYPES[spec.datatype].kind]}
-
-
-def _prediction_schema(prediction: PredictionField, signature: Signature) -> Schema:
-    spec = signature.output(prediction.tensor)
-    match prediction:
-        case LabelPrediction():
-            schema: Schema = {"type": "string", "enum": list(prediction.labels)}
-        case ScoresPrediction():
-            schema = {"type": "object", "additionalProperties": {"type": "number"}}
-            schema["description"] = f"A score for each of {', '.join(prediction.labels)}."
-        case ValuePrediction():
-            schema = _element(spec)
-            if prediction.unit:
-                schema["description"] = f"Unit: {prediction.unit}."
-        case _:
-            schema = _nested(_element(spec), spec.shape[1:])
-    if prediction.description:
-        schema["description"] = prediction.description
-    return schema
-
-
-def example_instance(signature: Signature) -> Schema:
-    """An instance that the model answers."""
-    return {field.name: _example(field, signature) for field in signature.fields}
-
-
-def _example(field: InputField, signature: Signature) -> Any:
-    if field.example is not None:
-        return field.example
-    spec = signature.input(field.tensor)
-    match field:
-        case NumberField():
-            return _nearest_to_zero(field.minimum, field.maximum)
-        case IntegerField():
-            return _nearest_to_zero(*integer_range(field, spec))
-        case CategoryField():
-            return field.vocabulary[0]
-        case TextField():
-            return "text"[: field.max_length]
-        case ImageField():
-            return _filled(0, image_shape(field))
-        case _:
-            zero = {"O": "", "b": False}.get(NUMPY_DTYPES[spec.datatype].kind, 0)
-            return _filled(zero, [dim if isinstance(dim, int) else 1 for dim in spec.shape[1:]])
-
-
-def _nearest_to_zero(low: float | None, high: float | None) -> float:
-    return max(low or 0, 0) or min(high or 0, 0)
-
-
-def _filled(value: Any, shape: Sequence[int]) -> Any:
-    for size in reversed(shape):
-        value = [value] * size
-    return value
 
 
 def _model_paths(name: str, model: Model, is_default: bool) -> Schema:

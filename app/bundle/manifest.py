@@ -205,6 +205,7 @@ class Signature(_Record):
             if field.tensor not in inputs:
                 raise ValueError(f"field {field.name!r} feeds unknown tensor {field.tensor!r}")
             fed.setdefault(field.tensor, []).append(field.column)
+            _check_carrier(field, inputs[field.tensor])
             _check_missing(field, inputs[field.tensor])
         for spec in self.inputs:
             _check_columns(spec, fed.get(spec.name, []))
@@ -220,6 +221,29 @@ class Signature(_Record):
 
     def output(self, name: str) -> TensorSpec:
         return next(spec for spec in self.outputs if spec.name == name)
+
+
+_FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
+_INTEGERS: Final = frozenset(
+    {"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"}
+)
+#: Datatypes that carry the values of a field without changing them. A tensor field takes any.
+_CARRIERS: Final[Mapping[str, frozenset[str]]] = {
+    "number": _FLOATS,
+    "integer": _FLOATS | _INTEGERS,
+    "category": frozenset({"BYTES"}),
+    "text": frozenset({"BYTES"}),
+    "image": frozenset({"UINT8"}),
+}
+
+
+def _check_carrier(field: InputField, spec: TensorSpec) -> None:
+    carriers = _CARRIERS.get(field.kind)
+    if carriers is not None and spec.datatype not in carriers:
+        raise ValueError(
+            f"field {field.name!r}: {spec.datatype} tensor {spec.name!r} cannot carry "
+            f"values of kind {field.kind}"
+        )
 
 
 def _check_missing(field: InputField, spec: TensorSpec) -> None:

@@ -146,8 +146,10 @@ class Registry:
                     f"name a model: POST /models/{{name}}/predict with one of {known}"
                 )
         entry = self._entries.get(name)
-        if entry is None or entry.served is None:
+        if entry is None:
             raise ModelNotFound(f"no model {name[:64]!r} is served; served: {_listed(self.served)}")
+        if entry.served is None:
+            raise ModelNotFound(f"no version of {name!r} can be served: {self._why_not(name)}")
         if version is None:
             return entry.loaded[entry.served]
         for number, model in entry.loaded.items():

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from app.api import boundary
-from app.api.handler import error_body
+from app.api.reply import error_body
 from app.bundle.manifest import ScoresPrediction
 from app.errors import Detail, ModelportError, Overloaded, ValidationFailed
 from app.ops.logging import JsonFormatter, TextFormatter

@@ -323,3 +323,11 @@ class TestTimeouts:
         )
 
         assert_refusal(response, 504, "deadline_exceeded")
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_health_answers_head_as_load_balancers_send_it(client, path):
+    answer = client.request("HEAD", path)
+
+    assert answer.status_code == 200
+    assert answer.content == b""

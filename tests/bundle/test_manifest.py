@@ -9,11 +9,14 @@ from app.bundle.manifest import (
     CategoryField,
     Gate,
     ImageField,
+    IntegerField,
     LabelPrediction,
     Manifest,
     NumberField,
     Signature,
     TensorSpec,
+    TextField,
+    ValuePrediction,
     parse_manifest,
 )
 from tests.bundle.small import SIGNATURE, manifest
@@ -153,3 +156,23 @@ def test_manifest_makes_a_json_schema():
     schema = Manifest.model_json_schema()
 
     assert {"name", "version", "signature", "batching", "tolerances"} <= set(schema["required"])
+
+
+@pytest.mark.parametrize(
+    ("field", "datatype"),
+    [
+        (NumberField(name="a", tensor="x"), "INT64"),
+        (NumberField(name="a", tensor="x"), "BOOL"),
+        (IntegerField(name="a", tensor="x"), "BOOL"),
+        (CategoryField(name="a", tensor="x", vocabulary=("u", "v")), "INT64"),
+        (TextField(name="a", tensor="x"), "FP32"),
+    ],
+)
+def test_a_datatype_that_would_change_a_fields_values_is_refused(field, datatype):
+    with pytest.raises(ValidationError, match="cannot carry"):
+        Signature(
+            inputs=(TensorSpec(name="x", datatype=datatype, shape=("batch",)),),
+            outputs=(TensorSpec(name="y", datatype="FP32", shape=("batch",)),),
+            fields=(field,),
+            predictions=(ValuePrediction(name="y", tensor="y"),),
+        )

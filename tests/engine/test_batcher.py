@@ -1056,6 +1056,7 @@ async def test_crowd_of_callers_gets_each_its_own_answer_exactly_once(
     seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Doubling()
+    before = set(threading.enumerate())
     with batching(run, slots=2, max_rows=16, queue_rows=100) as batcher:
         crowd = Crowd(batcher, seed)
         await asyncio.gather(*(crowd.send(40) for _ in range(60)))
@@ -1068,5 +1069,5 @@ async def test_crowd_of_callers_gets_each_its_own_answer_exactly_once(
         assert (batcher.queued_rows, batcher.running_batches) == (0, 0)
         assert batcher.next_job() is None
         assert max(run.rows) > 1
-    assert not [t for t in threading.enumerate() if t.name.startswith("modelport-run-")]
+    assert set(threading.enumerate()) <= before
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []

@@ -24,8 +24,19 @@ class Jobs:
         return self.jobs.popleft() if self.jobs else None
 
 
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    """Worker threads of services that other tests keep running are none of ours."""
+    OTHERS.clear()
+    OTHERS.update(threading.enumerate())
+
+
+OTHERS: set[threading.Thread] = set()
+
+
 def working() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name.startswith("modelport-run-")]
+    started = set(threading.enumerate()) - OTHERS
+    return [t for t in started if t.name.startswith("modelport-run-")]
 
 
 def noting(log: list[str], word: str) -> Job:

@@ -1,0 +1,102 @@
+"""Answers as bytes, and the one form of every failure: its body, and its line in the log."""
+
+import logging
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+
+from app.errors import ModelportError
+
+logger = logging.getLogger(__name__)
+
+JSON: Final = b"application/json"
+REQUEST_ID_HEADER: Final = b"x-request-id"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer as bytes.
+
+    Attributes:
+        close: the connection must end after it, because the request's body was not read.
+    """
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    close: bool = False
+
+
+def error_body(error: ModelportError, request: str) -> dict[str, Any]:
+    """The one form of every failure."""
+    body: dict[str, Any] = {"error": str(error), "code": error.code, "request_id": request}
+    if error.details:
+        body["details"] = [
+            {"loc": list(detail.loc), "msg": detail.msg, "type": detail.type}
+            for detail in error.details
+        ]
+    return body
+
+
+def make_reply(
+    status: int,
+    body: bytes,
+    request: str,
+    *,
+    retry_after_s: int | None = None,
+    close: bool = False,
+) -> Reply:
+    headers = [
+        (b"content-type", JSON),
+        (b"content-length", str(len(body)).encode()),
+        (REQUEST_ID_HEADER, request.encode()),
+    ]
+    if retry_after_s is not None:
+        headers.append((b"retry-after", str(retry_after_s).encode()))
+    if close:
+        headers.append((b"connection", b"close"))
+    return Reply(status, body, tuple(headers), close)
+
+
+def error_reply(error: ModelportError, request: str, *, close: bool = False) -> Reply:
+    return make_reply(
+        error.status,
+        orjson.dumps(error_body(error, request)),
+        request,
+        retry_after_s=error.retry_after_s,
+        close=close,
+    )
+
+
+def as_modelport_error(error: BaseException) -> ModelportError:
+    """What the caller may see: our own errors as they are, anything else as a plain 500."""
+    if isinstance(error, ModelportError):
+        return error
+    hidden = ModelportError("internal error; the log has more under this request id")
+    hidden.__cause__ = error
+    return hidden
+
+
+def log_failure(error: ModelportError, request: str, route: str, model: str = "") -> None:
+    """One line a failure, without payload.
+
+    What nobody foresaw comes with its traceback. The cause of a model's failure does not: the
+    runtime's own message may quote input values.
+    """
+    level = logging.ERROR if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
+    foreseen = type(error) is not ModelportError
+    logger.log(
+        level,
+        "request failed",
+        extra={
+            "request_id": request,
+            "route": route,
+            "model": model,
+            "status": error.status,
+            "code": error.code,
+            "error": str(error),
+        },
+        exc_info=None if foreseen else error.__cause__,
+    )
