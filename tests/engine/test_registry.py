@@ -546,7 +546,9 @@ def test_a_model_of_which_nothing_is_served_is_not_found(tmp_path: Path) -> None
     registry.load(tmp_path, open_model)
 
     for version in (None, "1"):
-        with pytest.raises(ModelNotFound, match="no version of 'bad' can be served: version 1: spoilt"):
+        with pytest.raises(
+            ModelNotFound, match="no version of 'bad' can be served: version 1: spoilt"
+        ):
             registry.get("bad", version)
 
 
