@@ -210,7 +210,7 @@ def build(engine: Engine) -> str:
 @contextlib.contextmanager
 def volume(engine: Engine) -> Iterator[str]:
     """A fresh named volume, as in docker-compose.yml: the image must make it writable."""
-    name = f"modelport-image-test-{uuid.uuid4().hex[:12]}"
+    name = unique_name()
     engine.ask("volume", "create", name)
     try:
         yield name
@@ -258,14 +258,18 @@ def base_image() -> str:
 
 
 def check_service(engine: Engine, image: str, models: str, report: Report) -> None:
+    container = unique_name()
     port = free_port()
     started = time.monotonic()
-    container = engine.run(
-        *("--detach", *HARDENED, "--volume", f"{models}:/models:ro"),
-        *("--env", f"MODELPORT_PORT={port}", "--publish", f"127.0.0.1:{port}:{port}", image),
-    ).splitlines()[-1]
     try:
-        ready = wait_for(lambda: health(port) == 200, READY_TIMEOUT_S)
+        engine.run(
+            *("--detach", "--name", container, *HARDENED, "--volume", f"{models}:/models:ro"),
+            *("--env", f"MODELPORT_PORT={port}", "--publish", f"127.0.0.1:{port}:{port}", image),
+        )
+        wait_for(
+            lambda: health(port) == 200 or not state(engine, container)["Running"], READY_TIMEOUT_S
+        )
+        ready = health(port) == 200
         report.check("ready", ready, f"after {time.monotonic() - started:.1f} s")
         if not ready:
             raise Failed(f"the service did not get ready; its log:\n{logs(engine, container)}")
@@ -339,6 +343,10 @@ def check_stop(engine: Engine, container: str, port: int, report: Report) -> Non
 
 
 # ---------------------------------------------------------------- small helpers
+
+
+def unique_name() -> str:
+    return f"modelport-image-test-{uuid.uuid4().hex[:12]}"
 
 
 def free_port() -> int:
