@@ -1,17 +1,28 @@
 """`python -m app`: the service's command line."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from app import __version__
 from app.errors import StartupError
-from app.ops.logging import configure_logging
-from app.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    # First of all, before the slow imports: process 1 of a container ignores what it does not
+    # handle, and an orchestrator that changes its mind would have to wait and kill.
+    signal.signal(signal.SIGTERM, _end_at_once)
+    from app.ops.logging import configure_logging  # noqa: PLC0415
+    from app.settings import load_settings  # noqa: PLC0415
+
     options = _parser().parse_args(arguments)
     try:
         settings = load_settings(
@@ -30,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Until requests are served nothing is in flight, and a thread that loads models need not be
+    waited for."""
+    os._exit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,13 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: "Settings") -> None:
     from app.server import serve  # noqa: PLC0415 (bad settings are told before slow imports)
 
     serve(settings)
 
 
-def _doctor(settings: Settings) -> None:
+def _doctor(settings: "Settings") -> None:
     from app.doctor import report  # noqa: PLC0415
 
     for line in report(settings):

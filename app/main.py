@@ -40,7 +40,7 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         try:
             yield
         finally:
-            await running.stop()
+            await running.stop(settings.grace_s)
 
     app = _framework(settings, lifespan)
     boundary.install(app, running.metrics)

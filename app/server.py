@@ -4,7 +4,9 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from types import FrameType
+from typing import Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,6 +19,8 @@ from app.service import Service
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_LAST_WORDS_S: Final = 1.0
 
 
 def serve(settings: Settings) -> None:
@@ -79,7 +83,9 @@ async def _run(service: Service, server: "Server", listener: socket.socket) -> N
     try:
         await server.serve(sockets=[listener])
     finally:
-        await service.stop()
+        # uvicorn gives the handlers back; from here another signal changes nothing.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        await service.stop(server.grace_left_s())
     logger.info("stopped")
 
 
@@ -104,6 +110,19 @@ class Server(uvicorn.Server):
         self._service = service
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
+        self._stopped_accepting_s = 0.0
+
+    def grace_left_s(self) -> float:
+        """What shutting down the connections has left of the grace period."""
+        spent_s = time.monotonic() - self._stopped_accepting_s
+        return max(0.0, self._service.settings.grace_s - spent_s)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopped_accepting_s = time.monotonic()
+        await super().shutdown(sockets)
+        # Those that the grace period cut off have yet to tell their callers.
+        if self.server_state.tasks:
+            await asyncio.wait(set(self.server_state.tasks), timeout=_LAST_WORDS_S)
 
     def remember_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

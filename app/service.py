@@ -95,11 +95,11 @@ class Service:
         """Say 'not ready' from now on, so that no new requests are sent here."""
         self._draining = True
 
-    async def stop(self) -> None:
-        """Finish what is in flight, then free everything. Safe to call twice."""
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Finish within `grace_s` what is in flight, then free everything. Safe to call twice."""
         self.drain()
         self._handler = None
-        await self.registry.close(self.settings.grace_s)
+        await self.registry.close(grace_s)
         if self._workers is not None:
             self._workers.close()
             self._workers = None

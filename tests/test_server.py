@@ -135,8 +135,35 @@ class TestEnd:
             wire.send(HEAD)
             time.sleep(0.1)
             server.signal(signal.SIGTERM)
+            status, _, body = wire.read_response()
 
             assert server.wait() == 0
+            assert (status, json.loads(body)["code"]) == (503, "draining")
+            assert "Traceback" not in json.dumps(server.log_lines())
+
+    def test_sigterm_while_models_load_ends_it(self, tmp_path: Path) -> None:
+        for number in range(60):
+            make_bundle(tmp_path / "models", f"model-{number}")
+        log = tmp_path / "log"
+        with log.open("wb") as stderr:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "app", "serve"],
+                cwd=ROOT,
+                env=environment(models=tmp_path / "models", port=0, log_format="json"),
+                stderr=stderr,
+            )
+        try:
+            deadline = time.monotonic() + PATIENCE_S
+            while b'"message": "cores"' not in log.read_bytes():
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            child.send_signal(signal.SIGTERM)
+
+            assert child.wait(PATIENCE_S) == 128 + signal.SIGTERM
+        finally:
+            child.kill()
+            child.wait(PATIENCE_S)
+        assert b'"message": "serving"' not in log.read_bytes()
 
     def test_it_accepts_but_is_not_ready_during_the_drain_delay(
         self, start_server: StartServer, repository: Path

@@ -10,7 +10,7 @@ from app.api.boundary import mark_counted
 from app.api.handler import Handler, InferenceRoute, Ticket
 from app.api.head import too_large
 from app.api.reply import Reply
-from app.errors import RequestError, RequestTimeout
+from app.errors import Draining, RequestError, RequestTimeout
 
 #: A request that takes longer than this is watched for a caller that leaves; watching every
 #: request would cost more than most requests do.
@@ -59,8 +59,7 @@ class InferenceEndpoint:
             ticket.cancel()
             return None
         except asyncio.CancelledError:
-            ticket.cancel()
-            raise
+            return _cut_off(ticket)
         else:
             ticket.finish(body, answer.set_result)
         if answer.done():
@@ -114,12 +113,18 @@ async def _wait(
     try:
         return await answer
     except asyncio.CancelledError:
-        ticket.cancel()
-        raise
+        return _cut_off(ticket)
     finally:
         timer.cancel()
         for watcher in watchers:
             watcher.cancel()
+
+
+def _cut_off(ticket: Ticket) -> Reply | None:
+    """The server ends a request's task only when its grace period is over; it is told so."""
+    replies: list[Reply] = []
+    ticket.refuse(Draining("the service is shutting down"), replies.append)
+    return replies[0] if replies else None
 
 
 async def send_reply(send: Send, reply: Reply) -> None:

@@ -208,7 +208,11 @@ class Ticket:
         self._end(known.code, error_reply(known, self._request), time.perf_counter())
 
     def refuse(self, error: RequestError, reply: Callable[[Reply], None]) -> None:
-        """End a request whose body never came whole, or was too large."""
+        """End a request whose body never came whole, or that is not waited for any longer."""
+        if self._ended:
+            return
+        if self._pending is not None:
+            self._pending.cancel()
         log_failure(error, self._request, self._route, self._model.name)
         self._reply = reply
         answer = error_reply(error, self._request, close=True)

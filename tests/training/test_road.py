@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.support.server import RunningServer, serving
+from tests.api.live import LiveServer
 from training.pipeline import Outcome
 
 pytestmark = pytest.mark.training
@@ -25,8 +25,11 @@ AT_ONCE = 32
 
 
 @pytest.fixture(scope="module")
-def server(models: Path, digits: Outcome, penguins: Outcome) -> Iterator[RunningServer]:
-    with serving(models, MODELPORT_DEFAULT_MODEL="digits") as running:
+def server(
+    models: Path, digits: Outcome, penguins: Outcome, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with LiveServer(models, log, default_model="digits") as running:
         yield running
 
 
@@ -56,7 +59,7 @@ def _agree(predictions: Sequence[dict[str, Any]], want: dict[str, Any]) -> None:
 
 
 def test_300_held_out_digits_each_get_what_pytorch_answers(
-    server: RunningServer, digits: Outcome
+    server: LiveServer, digits: Outcome
 ) -> None:
     instances = digits.test.instances[:ROWS]
     assert len(instances) == ROWS
@@ -70,7 +73,7 @@ def test_300_held_out_digits_each_get_what_pytorch_answers(
 
 
 def test_penguins_with_cells_missing_get_what_pytorch_answers(
-    server: RunningServer, penguins: Outcome
+    server: LiveServer, penguins: Outcome
 ) -> None:
     url = f"{server.url}/models/penguins/predict"
     rows = len(penguins.test.instances)
@@ -84,7 +87,7 @@ def test_penguins_with_cells_missing_get_what_pytorch_answers(
 
 
 def test_an_unknown_category_is_answered_or_refused_as_the_signature_says(
-    server: RunningServer, penguins: Outcome
+    server: LiveServer, penguins: Outcome
 ) -> None:
     url = f"{server.url}/models/penguins/predict"
     numbers = {"bill_length_mm": 46.5, "bill_depth_mm": 17.9, "flipper_length_mm": 192.0,
@@ -123,7 +126,7 @@ def _console_examples() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("command", "answer"), _console_examples())
 def test_readme_examples_give_the_printed_answers(
-    server: RunningServer, command: str, answer: str
+    server: LiveServer, command: str, answer: str
 ) -> None:
     done = subprocess.run(
         shlex.split(command.replace("127.0.0.1:8000", server.url.removeprefix("http://"))),
