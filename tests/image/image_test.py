@@ -41,6 +41,8 @@ READY_TIMEOUT_S = 60
 #: What `docker stop` allows; the service's own limits must lie within.
 STOP_TIMEOUT_S = 10
 NOT_READY_TIMEOUT_S = 5
+#: The interpreter runs by then, the models are not loaded yet.
+STARTING_S = 0.6
 
 HARDENED = (
     *("--read-only", "--tmpfs", "/tmp:rw,nosuid,nodev,noexec,size=64m"),
@@ -179,6 +181,7 @@ def main() -> int:
         with volume(engine) as models:
             publish(engine, image, models)
             check_service(engine, image, models, report)
+            check_stop_while_starting(engine, image, models, report)
     except Failed as failure:
         report.check("went through", False, failure)
     print(f"image-test: {f'{report.failures} failed' if report.failures else 'all checks hold'}")
@@ -340,6 +343,25 @@ def check_stop(engine: Engine, container: str, port: int, report: Report) -> Non
     report.check("exit status 0", ended and status == 0, status if ended else "still running")
     if status != 0:
         print(logs(engine, container))
+
+
+def check_stop_while_starting(engine: Engine, image: str, models: str, report: Report) -> None:
+    """Process 1 ignores signals that it does not handle, so it must handle this one early."""
+    container = unique_name()
+    try:
+        engine.run(
+            *("--detach", "--name", container, *HARDENED, "--volume", f"{models}:/models:ro"),
+            image,
+        )
+        time.sleep(STARTING_S)
+        stopped = time.monotonic()
+        engine.status("kill", "--signal", "TERM", container)
+        ended = wait_for(lambda: not state(engine, container)["Running"], STOP_TIMEOUT_S)
+        report.check(
+            "stops while it starts", ended, f"{time.monotonic() - stopped:.1f} s after SIGTERM"
+        )
+    finally:
+        engine.status("rm", "--force", "--volumes", container)
 
 
 # ---------------------------------------------------------------- small helpers
