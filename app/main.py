@@ -44,11 +44,14 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
 
     app = _framework(settings, lifespan)
     boundary.install(app, running.metrics)
+    # The busy routes first: they are looked up in order.
+    app.router.routes[:0] = [
+        *predict.routes(settings, lambda: running.handler),
+        *v2.infer_routes(settings, lambda: running.handler),
+    ]
     app.include_router(health.router(lambda: running.is_ready, running.metrics))
     app.include_router(catalogue.router(lambda: running.registry))
     app.include_router(v2.router(lambda: running.is_ready, lambda: running.registry))
-    app.router.routes.extend(predict.routes(settings, lambda: running.handler))
-    app.router.routes.extend(v2.infer_routes(settings, lambda: running.handler))
     app.openapi = _documented(app, running)  # type: ignore[method-assign]
     return app
 
