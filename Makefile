@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 TORCH_INDEX := $(if $(MODELPORT_TORCH_INDEX),--extra-index-url "$(MODELPORT_TORCH_INDEX)")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train test test-app test-fast check format lint types lock image-test docs clean
+.PHONY: help serve train train-missing test test-app test-fast check format lint types lock image-test docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,17 +49,21 @@ $(APP_VENV)/.test: pyproject.toml constraints.txt
 # ---------------------------------------------------------------- use
 
 serve: $(VENV)/.serve  ## set up, train the built-in models if there are none, and serve
-	@if [ -z "$$MODELPORT_MODELS" ] && ! deploy/has-models.sh models; then \
-		$(MAKE) --no-print-directory train; \
+# A file models/.training is what a training leaves that was interrupted.
+	@if [ -z "$$MODELPORT_MODELS" ] && \
+		{ [ -e models/.training ] || ! deploy/has-models.sh models; }; then \
+		$(MAKE) --no-print-directory train-missing; \
 	fi
 	@if [ -z "$$MODELPORT_MODELS$$MODELPORT_DEFAULT_MODEL" ] && [ -d models/digits ]; then \
 		export MODELPORT_DEFAULT_MODEL=digits; \
 	fi; \
 	exec $(BIN)/python -m app serve
 
-train: $(VENV)/.train  ## train and publish the built-in models
-	$(BIN)/python -m training run digits
-	$(BIN)/python -m training run penguins
+train: $(VENV)/.train  ## train and publish new versions of the built-in models
+	@PYTHON=$(BIN)/python deploy/train-once.sh --anew digits penguins
+
+train-missing: $(VENV)/.train
+	@PYTHON=$(BIN)/python deploy/train-once.sh digits penguins
 
 # ---------------------------------------------------------------- develop
 

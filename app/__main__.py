@@ -1,6 +1,7 @@
 """`python -m app`: the service's command line."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -15,11 +16,14 @@ from app.errors import StartupError
 if TYPE_CHECKING:
     from app.settings import Settings
 
+logger = logging.getLogger("app")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     # First of all, before the slow imports: process 1 of a container ignores what it does not
     # handle, and an orchestrator that changes its mind would have to wait and kill.
-    signal.signal(signal.SIGTERM, _end_at_once)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_at_once)
     from app.ops.logging import configure_logging  # noqa: PLC0415
     from app.settings import load_settings  # noqa: PLC0415
 
@@ -34,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "serve":
             _serve(settings)
         else:
-            _doctor(settings)
+            return _doctor(settings)
     except StartupError as error:
-        print(f"modelport: {error}", file=sys.stderr)
+        _say_why(error)
         return error.exit_status
     except KeyboardInterrupt:
         return 130
@@ -72,13 +76,33 @@ def _serve(settings: "Settings") -> None:
     from app.server import serve  # noqa: PLC0415 (bad settings are told before slow imports)
 
     serve(settings)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A run that outlasted the grace period is in native code: the interpreter's own end would wait
+    # for it or abort under it.
+    os._exit(0)
 
 
-def _doctor(settings: "Settings") -> None:
+def _say_why(error: StartupError) -> None:
+    """One line on stderr: of the log where that is JSON, else for a person."""
+    from app.ops.logging import JsonFormatter  # noqa: PLC0415
+
+    handlers = logging.getLogger().handlers
+    if any(isinstance(handler.formatter, JsonFormatter) for handler in handlers):
+        logger.error("cannot start", extra={"error": str(error)})
+    else:  # as text, or before the format was known
+        print(f"modelport: {error}", file=sys.stderr)
+
+
+def _doctor(settings: "Settings") -> int:
     from app.doctor import report  # noqa: PLC0415
 
-    for line in report(settings):
-        print(line)
+    found = report(settings)
+    try:
+        print(*found.lines, sep="\n", flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0 if found.can_serve else 1
 
 
 if __name__ == "__main__":

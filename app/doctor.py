@@ -1,9 +1,11 @@
 """`python -m app doctor`: what the service would find and use on this machine."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 
+from app.bundle.operators import check_operators
 from app.bundle.store import ModelFolder, open_bundle, scan, verify
 from app.engine.cores import available_cores
 from app.engine.providers import discover
@@ -14,51 +16,114 @@ from app.settings import Settings
 _PACKAGES = ("onnxruntime", "fastapi", "uvicorn", "pydantic", "numpy")
 
 
-def report(settings: Settings) -> Iterator[str]:
-    """Lines for a person, in sections."""
-    yield f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield "  " + ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+@dataclass(frozen=True)
+class Report:
+    #: For a person, in sections.
+    lines: tuple[str, ...]
+    #: False where `serve` would find nothing to serve, or not what is required. True is no promise:
+    #: nothing was proved.
+    can_serve: bool
+
+
+def report(settings: Settings) -> Report:
+    """Look at everything; load nothing."""
+    machine = [
+        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}",
+        "  " + ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
+        _cores(settings),
+    ]
+    providers, any_provider = _providers(settings)
+    models, all_there = _models(settings)
+    return Report((*machine, *providers, *models), any_provider and all_there)
+
+
+def _cores(settings: Settings) -> str:
     cores = available_cores()
-    yield f"Cores: {settings.threads or cores.count} ({cores.reason})"
-    yield from _providers(settings)
-    yield from _models(settings)
+    if settings.threads is not None:
+        return f"Cores: {settings.threads} (set by MODELPORT_THREADS; else {cores.reason})"
+    return f"Cores: {cores.count} ({cores.reason})"
 
 
-def _providers(settings: Settings) -> Iterator[str]:
+def _providers(settings: Settings) -> tuple[Sequence[str], bool]:
+    """Lines, and whether there is any to try."""
     found = discover()
     ranking = rank(found.candidates, settings.provider, strict=settings.provider_strict)
-    yield f"Execution providers, in the order they are tried ({', '.join(settings.provider)}):"
+    lines = [f"Execution providers, in the order they are tried ({', '.join(settings.provider)}):"]
     for choice in ranking.order:
         candidate = choice.candidate
         device = " ".join(part for part in (candidate.device, candidate.device_name) if part)
-        yield f"  {candidate.provider} ({candidate.origin}, {device}): {choice.reason}"
-    for rejection in ranking.rejections:
-        yield f"  not {rejection.provider}: {rejection.reason}"
-    for problem in found.problems:
-        yield f"  problem: {problem.reason}"
+        lines.append(f"  {candidate.provider} ({candidate.origin}, {device}): {choice.reason}")
+    lines += [f"  not {rejection.provider}: {rejection.reason}" for rejection in ranking.rejections]
+    lines += [f"  problem: {problem.reason}" for problem in found.problems]
+    if not ranking.order:
+        lines.append("  problem: there is none to try")
+    return lines, bool(ranking.order)
 
 
-def _models(settings: Settings) -> Iterator[str]:
-    yield f"Model repository {settings.models}:"
+def _models(settings: Settings) -> tuple[Sequence[str], bool]:
+    """Lines, and whether everything that must be served could be."""
+    lines = [f"Model repository {settings.models}:"]
     try:
         folders = scan(settings.models)
     except ModelportError as error:
-        yield f"  {error}"
-        return
+        return [*lines, f"  problem: {error}"], False
     if not folders:
-        yield "  empty: publish a model with `python -m training run digits`"
+        lines.append("  empty: publish a model with `python -m training run digits`")
+    served: dict[str, int | None] = {}
     for folder in folders:
-        yield f"  {folder.name}" + (f" (pinned to {folder.pin})" if folder.pin else "")
-        for problem in folder.problems:
-            yield f"    problem: {problem}"
-        for number in folder.versions:
-            yield f"    version {number}: {_state(folder, number)}"
+        states = {number: _state(folder, number) for number in folder.versions}
+        served[folder.name], why = _choice(folder, states)
+        lines.append(f"  {folder.name}: {why}")
+        lines += [f"    problem: {problem}" for problem in folder.problems]
+        lines += [f"    version {number}: {state.text}" for number, state in states.items()]
+    problems = list(_missing(settings, served))
+    return [*lines, *(f"  problem: {problem}" for problem in problems)], not problems
 
 
-def _state(folder: ModelFolder, number: int) -> str:
+@dataclass(frozen=True)
+class _State:
+    """What verifying a version gave."""
+
+    is_complete: bool
+    text: str
+
+
+def _state(folder: ModelFolder, number: int) -> _State:
     try:
         bundle = open_bundle(folder.path, number)
         verify(bundle)
+        check_operators(bundle.model())
     except ModelportError as error:
-        return str(error)
-    return f"complete, {bundle.manifest.task}, digest {bundle.digest[:12]}"
+        return _State(False, f"problem: {error}")
+    return _State(True, f"complete, {bundle.manifest.task}, digest {bundle.digest[:12]}")
+
+
+def _choice(folder: ModelFolder, states: Mapping[int, _State]) -> tuple[int | None, str]:
+    """The version that would be served, and why it or none. A pin is obeyed, or nothing is."""
+    if folder.pin_problem:
+        return None, f"not served, problem: {folder.pin_problem}"
+    if folder.pin is not None:
+        state = states.get(folder.pin)
+        if state is None:
+            return None, f"not served, problem: pinned version {folder.pin} is absent"
+        if not state.is_complete:
+            return None, f"not served, problem: pinned version {folder.pin} is broken"
+        return folder.pin, f"version {folder.pin} would be served, which is pinned"
+    newest = next((number for number, state in states.items() if state.is_complete), None)
+    if newest is None:
+        return None, "not served, no version is complete"
+    return newest, f"version {newest} would be served, the newest that is complete"
+
+
+def _missing(settings: Settings, served: Mapping[str, int | None]) -> Iterator[str]:
+    """What `serve` would not start without."""
+    wanted = [("MODELPORT_REQUIRE", name) for name in settings.require]
+    if settings.default_model is not None:
+        wanted.append(("MODELPORT_DEFAULT_MODEL", settings.default_model))
+    for setting, name in wanted:
+        if name not in served:
+            yield f"{setting} names {name!r}: it is not in the model repository"
+        elif served[name] is None:
+            yield f"{setting} names {name!r}: no version of it would be served"
+    if not any(number is not None for number in served.values()):
+        yield "nothing would be served"

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
@@ -49,6 +50,9 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         *predict.routes(settings, lambda: running.handler),
         *v2.infer_routes(settings, lambda: running.handler),
     ]
+    if settings.docs:
+        # What a person finds who opens the address that the log shows.
+        app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     app.include_router(health.router(lambda: running.is_ready, running.metrics))
     app.include_router(catalogue.router(lambda: running.registry))
     app.include_router(v2.router(lambda: running.is_ready, lambda: running.registry))

@@ -93,6 +93,11 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's own, but bytes that are not HTTP are refused in the one form of every failure."""
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (the base class's name)
+        cycle = self.cycle
+        if cycle is not None and not cycle.more_body and not cycle.response_complete:
+            # A whole request is still being answered; its answer is the last.
+            cycle.keep_alive = False
+            return
         error = RequestError("this is not a valid HTTP/1.1 request")
         request = request_id({})
         log_failure(error, request, "protocol")
@@ -134,6 +139,7 @@ class Server(uvicorn.Server):
                 self.should_exit = self.force_exit = True
             return
         self._stopping = True
+        logger.info("stopping", extra={"signal": signal.Signals(sig).name})
         self._service.drain()
         delay_s = self._service.settings.drain_delay_s if sig == signal.SIGTERM else 0.0
         if self._loop is None or delay_s == 0:

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from typing import Final
 
 from app.api.handler import Handler, HandlerLimits
 from app.bundle.store import Bundle
@@ -17,6 +19,8 @@ from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_IDLE_END_S: Final = 0.2
+
 
 class Service:
     """Owns the workers and the models. `start` it before the first request, `stop` it last."""
@@ -26,6 +30,7 @@ class Service:
         self.metrics = Metrics()
         self.metrics.ready = lambda: self.is_ready
         self.registry = Registry(settings.default_model)
+        self.metrics.refused = lambda: self.registry.refused
         self._handler: Handler | None = None
         self._workers: Workers | None = None
         self._draining = False
@@ -59,15 +64,18 @@ class Service:
         loop = asyncio.get_running_loop()
         cores = available_cores()
         slots = settings.threads or cores.count
-        logger.info("cores", extra={"threads": slots, "reason": cores.reason})
+        reason = "set by MODELPORT_THREADS" if settings.threads else cores.reason
+        logger.info("cores", extra={"threads": slots, "reason": reason})
         self._workers = workers = Workers(slots, loop)
         try:
             await asyncio.to_thread(self._load, workers)
         except BaseException:
             await self.stop()
             raise
-        limits = HandlerLimits(settings.max_body_bytes, settings.timeout_ms)
-        self._handler = Handler(self.registry, self.metrics, limits, loop)
+        limits = HandlerLimits(
+            settings.max_body_bytes, settings.timeout_ms, settings.pending_body_bytes
+        )
+        self._handler = Handler(self.registry, self.metrics, limits, workers)
 
     def _load(self, workers: Workers) -> None:
         settings = self.settings
@@ -79,7 +87,14 @@ class Service:
             figures = self.metrics.figures(manifest.name, manifest.version)
             model = Model.open(bundle, ranking, workers, limits, figures)
             self.metrics.add(figures, lambda: model.queued_rows, _info(model))
-            logger.info("model loaded", extra=_summary(model))
+            fell_back = model.plan.fallback
+            logger.log(
+                logging.WARNING if fell_back else logging.INFO,
+                "model loaded, not on a provider that was asked for"
+                if fell_back
+                else "model loaded",
+                extra=_summary(model),
+            )
             return model
 
         self.registry.load(settings.models, open_model, settings.loaded_versions)
@@ -89,7 +104,14 @@ class Service:
         found = discover()
         for problem in found.problems:
             logger.warning("execution provider", extra={"problem": problem.reason})
-        return rank(found.candidates, self.settings.provider, strict=self.settings.provider_strict)
+        settings = self.settings
+        ranking = rank(found.candidates, settings.provider, strict=settings.provider_strict)
+        for absent in ranking.rejections:
+            logger.warning(
+                "execution provider",
+                extra={"problem": f"MODELPORT_PROVIDER: {absent.provider} {absent.reason}"},
+            )
+        return ranking
 
     def drain(self) -> None:
         """Say 'not ready' from now on, so that no new requests are sent here."""
@@ -99,9 +121,11 @@ class Service:
         """Finish within `grace_s` what is in flight, then free everything. Safe to call twice."""
         self.drain()
         self._handler = None
+        ends_s = time.monotonic() + grace_s
         await self.registry.close(grace_s)
         if self._workers is not None:
-            self._workers.close()
+            # What is idle ends at once; a run that outlasts the grace period is not waited for.
+            self._workers.close(max(_IDLE_END_S, ends_s - time.monotonic()))
             self._workers = None
 
 

@@ -64,7 +64,11 @@ class Settings(BaseSettings):
     ] = 1024
     max_body_bytes: Annotated[
         int, Field(ge=1024, le=2**31, description="Bytes of one request body; more is 413.")
-    ] = 16 * 2**20
+    ] = 4 * 2**20
+    pending_body_bytes: Annotated[
+        int,
+        Field(ge=1024, le=2**36, description="Bytes of all request bodies at once; more is 503."),
+    ] = 64 * 2**20
     timeout_ms: Annotated[
         int, Field(ge=1, le=3_600_000, description="Time limit of a request that names none.")
     ] = 30_000

@@ -5,6 +5,8 @@ import logging
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from app import __version__
 from app.__main__ import main
-from tests.api.live import run_app
+from tests.api.live import PATIENCE_S, ROOT, environment, run_app
 from tests.support.bundles import make_bundle
 
 #: A few seconds; the machine may be busy with other tests.
@@ -36,7 +38,8 @@ def refusal(
 ) -> Iterator[Refusal]:
     """`serve`, in this process, until it gives up: `refusal(status, *arguments, **settings)`.
 
-    Returns the one line that it ends with; log lines before it are JSON.
+    Returns the reason that its last line gives. Every line is one of the log, as JSON; settings
+    that are bad are told before the log's form is known.
     """
     for name in [name for name in os.environ if name.startswith("MODELPORT_")]:
         monkeypatch.delenv(name)
@@ -52,10 +55,13 @@ def refusal(
         told = capsys.readouterr()
         assert told.out == ""
         *log, line = told.err.splitlines()
+        if not log and line.startswith("modelport: "):
+            return line.removeprefix("modelport: ")
         for entry in log:
             assert json.loads(entry)["level"] in ("info", "warning", "error")
-        assert line.startswith("modelport: ")
-        return line.removeprefix("modelport: ")
+        last = json.loads(line)
+        assert (last["level"], last["message"]) == ("error", "cannot start")
+        return last["error"]
 
     yield serve
     root.handlers = kept
@@ -156,19 +162,31 @@ class TestNothingToServe:
 class TestInAChild:
     """The same, seen from outside: nothing else is printed, and it is quick."""
 
-    @pytest.mark.parametrize(
-        ("status", "settings"),
-        [(2, {"modles": "x"}), (2, {"port": "x"}), (3, {"models": "absent"})],
-    )
-    def test_one_line_and_an_exit_status(self, status: int, settings: dict[str, str]) -> None:
+    @pytest.mark.parametrize("settings", [{"modles": "x"}, {"port": "x"}])
+    def test_bad_settings(self, settings: dict[str, str]) -> None:
         started = time.monotonic()
         ended = run_app("serve", **settings)
 
-        assert ended.returncode == status
+        assert ended.returncode == 2
         assert time.monotonic() - started < START_S
-        lines = ended.stderr.splitlines()
-        assert [line for line in lines if not line.startswith("{")] == lines[-1:]
-        assert lines[-1].startswith("modelport: ")
+        assert ended.stderr.count("\n") == 1
+        assert ended.stderr.startswith("modelport: ")
+
+    @pytest.mark.parametrize("log_format", ["auto", "json"])
+    def test_no_models_in_a_log_of_json(self, log_format: str) -> None:
+        ended = run_app("serve", models="absent", log_format=log_format)
+
+        assert ended.returncode == 3
+        lines = [json.loads(line) for line in ended.stderr.splitlines()]
+        assert [line["message"] for line in lines if line["level"] == "error"] == ["cannot start"]
+        assert lines[-1]["error"] == "cannot serve absent: the model repository does not exist"
+
+    def test_no_models_in_a_log_of_text(self) -> None:
+        ended = run_app("serve", models="absent", log_format="text")
+
+        assert ended.returncode == 3
+        last = ended.stderr.splitlines()[-1]
+        assert last == "modelport: cannot serve absent: the model repository does not exist"
 
 
 class TestCommands:
@@ -190,33 +208,121 @@ class TestCommands:
         assert ended.returncode == 2
         assert ended.stderr.startswith("usage: ")
 
-    def test_doctor_shows_machine_providers_and_models(self, repository: Path) -> None:
+
+class TestDoctor:
+    def test_machine_providers_and_models(self, repository: Path) -> None:
         ended = run_app("doctor", "--models", str(repository))
 
         assert ended.returncode == 0, ended.stderr
         assert "Cores: " in ended.stdout
+        assert "MODELPORT_THREADS" not in ended.stdout
         assert "CPUExecutionProvider" in ended.stdout
+        assert "  affine: version 1 would be served, the newest that is complete" in ended.stdout
         assert "    version 1: complete, regression, digest " in ended.stdout
 
-    def test_doctor_says_what_is_wrong(self, repository: Path, tmp_path: Path) -> None:
-        shutil.copytree(repository / "affine", tmp_path / "broken")
-        (tmp_path / "broken" / "1" / "model.onnx").unlink()
+    def test_cores_that_are_set(self, repository: Path) -> None:
+        ended = run_app("doctor", models=repository, threads=3)
+
+        assert "\nCores: 3 (set by MODELPORT_THREADS; else " in ended.stdout
+
+    def test_a_broken_model(self, repository: Path, tmp_path: Path) -> None:
+        shutil.copytree(repository / "affine", tmp_path / "affine")
+        (tmp_path / "affine" / "1" / "model.onnx").unlink()
 
         ended = run_app("doctor", models=tmp_path, provider="warp")
 
-        assert ended.returncode == 0
-        assert "version 1: " in ended.stdout
-        assert "complete" not in ended.stdout
+        assert ended.returncode == 1
+        assert "    version 1: problem: model.onnx is missing" in ended.stdout.splitlines()
+        assert "  affine: not served, no version is complete" in ended.stdout.splitlines()
+        assert "  problem: nothing would be served" in ended.stdout.splitlines()
         assert "not warp: " in ended.stdout
 
-    def test_doctor_without_a_repository(self, tmp_path: Path) -> None:
-        ended = run_app("doctor", models=tmp_path / "absent")
+    def test_the_newest_that_is_complete(self, tmp_path: Path) -> None:
+        for _ in range(3):
+            newest = make_bundle(tmp_path, "affine", "affine")
+        (newest.path / "model.onnx").unlink()
+
+        ended = run_app("doctor", models=tmp_path)
 
         assert ended.returncode == 0
-        assert "  the model repository does not exist" in ended.stdout.splitlines()
+        assert "  affine: version 2 would be served, the newest that is complete" in ended.stdout
 
-    def test_doctor_with_a_bad_setting(self) -> None:
+    @pytest.mark.parametrize(
+        ("pin", "status", "said"),
+        [
+            ('{"version": 1}', 0, "version 1 would be served, which is pinned"),
+            ('{"version": 2}', 1, "not served, problem: pinned version 2 is broken"),
+            ('{"version": 7}', 1, "not served, problem: pinned version 7 is absent"),
+            ('{"version": 0}', 1, 'not served, problem: serve.json must hold {"version": N}'),
+        ],
+    )
+    def test_a_pin(self, tmp_path: Path, pin: str, status: int, said: str) -> None:
+        for _ in range(3):
+            made = make_bundle(tmp_path, "affine", "affine")
+        (made.path.parent / "2" / "model.onnx").unlink()
+        (made.path.parent / "serve.json").write_text(pin)
+
+        ended = run_app("doctor", models=tmp_path)
+
+        assert ended.returncode == status
+        assert f"  affine: {said}" in ended.stdout.splitlines()
+        # It says what the service does.
+        if status != 0:
+            assert run_app("serve", models=tmp_path).returncode == 3
+
+    @pytest.mark.parametrize("setting", ["require", "default_model"])
+    def test_a_model_that_must_be_served(
+        self, repository: Path, tmp_path: Path, setting: str
+    ) -> None:
+        shutil.copytree(repository / "affine", tmp_path / "affine")
+        (tmp_path / "empty").mkdir()
+
+        def problems(name: str) -> tuple[int, list[str]]:
+            ended = run_app("doctor", models=tmp_path, **{setting: name})
+            lines = ended.stdout.splitlines()
+            return ended.returncode, [line for line in lines if line.startswith("  problem: ")]
+
+        named = f"  problem: MODELPORT_{setting.upper()} names"
+        assert problems("affine") == (0, [])
+        assert problems("other") == (1, [f"{named} 'other': it is not in the model repository"])
+        assert problems("empty") == (1, [f"{named} 'empty': no version of it would be served"])
+
+    def test_no_provider(self, repository: Path) -> None:
+        ended = run_app("doctor", models=repository, provider="warp", provider_strict="true")
+
+        assert ended.returncode == 1
+        assert "  problem: there is none to try" in ended.stdout.splitlines()
+
+    def test_an_empty_repository(self, tmp_path: Path) -> None:
+        ended = run_app("doctor", models=tmp_path)
+
+        assert ended.returncode == 1
+        assert "  problem: nothing would be served" in ended.stdout.splitlines()
+
+    def test_no_repository(self, tmp_path: Path) -> None:
+        ended = run_app("doctor", models=tmp_path / "absent")
+
+        assert ended.returncode == 1
+        assert "  problem: the model repository does not exist" in ended.stdout.splitlines()
+
+    def test_a_bad_setting(self) -> None:
         ended = run_app("doctor", port="x")
 
         assert ended.returncode == 2
         assert ended.stderr.startswith("modelport: MODELPORT_PORT='x': ")
+
+    def test_a_reader_that_has_seen_enough(self, repository: Path) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+
+        ended = subprocess.run(
+            [sys.executable, "-m", "app", "doctor"],
+            cwd=ROOT,
+            env=environment(models=repository),
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE_S,
+        )
+        os.close(writer)
+
+        assert (ended.returncode, ended.stderr) == (0, b"")

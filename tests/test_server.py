@@ -88,9 +88,8 @@ class TestStart:
 
         assert child.returncode == 2
         assert "Traceback" not in rest
-        assert rest.splitlines()[-1].startswith(
-            f"modelport: cannot listen on 127.0.0.1 port {port}"
-        )
+        last = json.loads(rest.splitlines()[-1])
+        assert last["error"].startswith(f"cannot listen on 127.0.0.1 port {port}")
 
 
 class TestEnd:
@@ -222,6 +221,68 @@ class TestEnd:
             assert set(answers) == {200}
             assert len(answers) > 10
             assert server.wait() == 0
+
+
+class TestBodies:
+    def test_all_bodies_together_are_limited(
+        self, start_server: StartServer, repository: Path
+    ) -> None:
+        server = start_server(repository, pending_body_bytes=3000)
+        announced = head("/predict", {"Content-Type": "application/json", "Content-Length": "2000"})
+        with server.connect() as first, server.connect() as second, server.client() as client:
+            first.send(announced)
+            time.sleep(0.2)
+            second.send(announced)
+            status, headers, body = second.read_response()
+
+            assert (status, json.loads(body)["code"]) == (503, "overloaded")
+            assert headers["retry-after"] == "1"
+            assert client.post("/predict", content=BODY).status_code == 200
+            first.reset()
+            wait_for_status(client, "/health/live", 200)
+
+    def test_a_chunked_body_is_counted_as_it_comes(
+        self, start_server: StartServer, repository: Path
+    ) -> None:
+        server = start_server(repository, pending_body_bytes=1024)
+        headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+        with server.connect() as wire:
+            wire.send(head("/predict", headers))
+            for _ in range(4):
+                wire.send(b"200\r\n" + b" " * 512 + b"\r\n")
+                time.sleep(0.05)
+            status, _, body = wire.read_response()
+
+        assert (status, json.loads(body)["code"]) == (503, "overloaded")
+
+    def test_the_budget_is_given_back(self, start_server: StartServer, repository: Path) -> None:
+        server = start_server(repository, pending_body_bytes=1024)
+        with server.client() as client:
+            for _ in range(100):
+                assert client.post("/predict", content=BODY).status_code == 200
+                assert client.post("/predict", content=b"{").status_code == 400
+
+
+def test_a_provider_that_is_not_there_is_warned_of(
+    start_server: StartServer, repository: Path
+) -> None:
+    server = start_server(repository, provider="Foo")
+
+    warnings = [line for line in server.log_lines() if line["level"] == "warning"]
+
+    assert "Foo is not available here" in warnings[0]["problem"]
+    assert warnings[1]["message"] == "model loaded, not on a provider that was asked for"
+
+
+def test_garbage_behind_a_request_does_not_take_its_answer(
+    start_server: StartServer, repository: Path
+) -> None:
+    server = start_server(repository)
+    with server.connect() as wire:
+        wire.send(HEAD + BODY + b"\x00garbage\r\n\r\n")
+
+        assert wire.read_response()[0] == 200
+        assert wire.read_rest() == b""
 
 
 def in_child(code: str, **settings: object) -> str:

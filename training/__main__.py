@@ -1,17 +1,13 @@
 """The command line: `python -m training list`, `python -m training run NAME`."""
 
+# Everything else is imported inside `main`: torch and scikit-learn take seconds and may be missing,
+# help is to be at once, and an interruption is answered from the start.
 import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
-
-from rich.console import Console
-from rich.table import Table
-
-from training.config import RunConfig, parse_overrides
-from training.errors import TrainingError
 
 PROGRAM = "python -m training"
 INTERRUPTED = 130
@@ -58,49 +54,69 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _settings_help() -> str:
-    lines = [f"  {name:<18}{field.description}" for name, field in RunConfig.model_fields.items()]
-    exits = "exit status: 0 published, 1 rejected by a gate or proof, 2 usage, 3 environment"
-    return "\n".join(["settings:", *lines, "", exits])
+    from training.config import RunConfig  # noqa: PLC0415
+
+    fields = RunConfig.model_fields.items()
+    lines = [f"  {name:<18}{field.description} ({field.default})" for name, field in fields]
+    return "\n".join(
+        [
+            "settings, with what they are where a run has no value of its own (see `list`):",
+            *lines,
+            "",
+            "exit status: 0 published, 1 rejected by a gate or proof, 2 usage, 3 environment",
+        ]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    options = build_parser().parse_args(arguments)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        return _list() if options.command == "list" else _run(options)
-    except TrainingError as error:
-        errors.print(f"error: {error}", markup=False)
-        return error.exit_status
-    except ModuleNotFoundError as error:
-        errors.print(
-            f"error: package {error.name} is missing; install what training needs by: "
-            "pip install 'modelport[train]'",
-            markup=False,
-        )
-        return NO_PACKAGE
+        return _run_command(arguments)
     except KeyboardInterrupt:
-        errors.print("interrupted; nothing was published")
+        print("interrupted; nothing was published", file=sys.stderr)
         return INTERRUPTED
 
 
-# torch and scikit-learn take seconds to import and may be missing, so the two commands import
-# what they need themselves: help is at once, and an interruption is answered from the start.
+def _run_command(arguments: Sequence[str] | None) -> int:
+    try:
+        from training.errors import TrainingError  # noqa: PLC0415
+
+        options = build_parser().parse_args(arguments)
+        try:
+            return _list() if options.command == "list" else _run(options)
+        except TrainingError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_status
+    except ModuleNotFoundError as error:
+        print(
+            f"error: package {error.name} is missing; install what training needs by: "
+            "pip install 'modelport[train]'",
+            file=sys.stderr,
+        )
+        return NO_PACKAGE
 
 
 def _list() -> int:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     from training.runs import RUNS  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "task", "description"):
+    for column in ("name", "task", "description", "settings of its own"):
         table.add_column(column)
     for run in RUNS:
-        table.add_row(run.name, run.task, run.description)
+        own = "\n".join(f"{name}={value}" for name, value in run.config.own().items())
+        table.add_row(run.name, run.task, run.description, own)
     Console().print(table)
     return 0
 
 
 def _run(options: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from training.config import parse_overrides  # noqa: PLC0415
+
     overrides = parse_overrides(options.overrides)
     models = options.models or Path(os.environ.get(MODELS_VARIABLE) or "models")
 

@@ -13,11 +13,6 @@ from training.errors import UsageError
 from training.models import Candidate, cnn, linear, mlp
 from training.preprocess import ImagePreprocess, Lookup, Preprocess, TablePreprocess
 
-#: These networks are too small to divide: on idle cores more threads gain nothing, on busy ones
-#: they wait for each other (100 times slower was measured), and one thread gives the same
-#: weights whatever the number of cores.
-THREADS = 1
-
 LINEAR = Candidate("linear", "one linear layer, the baseline", linear)
 MLP = Candidate("mlp", "two hidden layers of 64", mlp)
 CNN = Candidate("cnn", "two convolutions of 32 channels and a hidden layer", cnn)
@@ -52,9 +47,7 @@ RUNS = (
         name="digits",
         task="classification",
         description="Which handwritten digit is in a grey picture of 8 × 8 pixels",
-        config=RunConfig(
-            threads=THREADS, epochs=40, patience=15, shift_pixels=1, gate_accuracy=0.97
-        ),
+        config=RunConfig(epochs=40, patience=15, shift_pixels=1, gate_accuracy=0.97),
         collect=collect_digits,
         fit_preprocess=_digits_preprocess,
         candidates=(LINEAR, MLP, CNN),
@@ -64,7 +57,6 @@ RUNS = (
         task="classification",
         description="Which species a penguin is, from its measurements; any of them may be missing",
         config=RunConfig(
-            threads=THREADS,
             epochs=150,
             patience=30,
             batch_size=32,

@@ -1,9 +1,16 @@
 """What the person at the terminal sees at the end of a run."""
 
+import shlex
+from pathlib import Path
+from typing import Final
+
 from rich.console import Console
 from rich.table import Table
 
 from training.pipeline import Outcome
+
+#: The model repository that `make serve` serves when it is told of no other.
+_USUAL_MODELS: Final = Path(__file__).resolve().parent.parent / "models"
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -17,9 +24,18 @@ def show(outcome: Outcome, console: Console) -> None:
     for line in (
         f"Published {manifest.name} version {manifest.version} in {folder}",
         f"  read it:   {folder / 'report.html'}",
-        f"  serve it:  MODELPORT_MODELS={folder.parent.parent} python -m app serve",
+        f"  serve it:  {_serve_command(folder.parent.parent)}",
+        "             (a running service serves it after a restart)",
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _serve_command(models: Path) -> str:
+    """What a person pastes at the root of the source."""
+    models = models.resolve()
+    if models == _USUAL_MODELS:
+        return "make serve"
+    return f"MODELPORT_MODELS={shlex.quote(str(models))} make serve"
 
 
 def _candidates(outcome: Outcome) -> Table:

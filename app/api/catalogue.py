@@ -52,6 +52,8 @@ class ModelDetail(ModelSummary):
     labels: list[str]
     created_at: str
     versions: list[VersionState]
+    #: Set where serve.json pins the model.
+    pin: int | None = None
 
 
 def router(registry: Callable[[], Registry]) -> APIRouter:
@@ -104,6 +106,7 @@ def _detail(model: Model, entry: Entry, registry: Registry) -> ModelDetail:
         gates=list(manifest.gates),
         labels=list(labels(manifest)),
         created_at=manifest.created_at.isoformat(),
+        pin=entry.pin,
         versions=[_version(entry, version) for version in entry.versions],
     )
 

@@ -50,7 +50,7 @@ class InferenceEndpoint:
         answer: asyncio.Future[Reply | None] = handler.loop.create_future()
         try:
             async with asyncio.timeout(self._body_timeout_s):
-                body = await read_body(receive, handler.limits.max_body_bytes)
+                body = await read_body(receive, handler.limits.max_body_bytes, ticket.grow)
         except TimeoutError:
             ticket.refuse(RequestTimeout("the body took too long to arrive"), answer.set_result)
         except RequestError as error:
@@ -67,9 +67,11 @@ class InferenceEndpoint:
         return await _wait(ticket, answer, receive, handler.loop)
 
 
-async def read_body(receive: Receive, max_bytes: int) -> bytes:
+async def read_body(receive: Receive, max_bytes: int, grow: Callable[[int], None]) -> bytes:
     """The whole body, counted as it arrives.
 
+    Args:
+        grow: told how many bytes have come; what it raises ends the reading.
     Raises:
         PayloadTooLarge: more than `max_bytes` came.
     """
@@ -88,6 +90,7 @@ async def read_body(receive: Receive, max_bytes: int) -> bytes:
         size += len(chunk)
         if size > max_bytes:
             raise too_large(max_bytes)
+        grow(size)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
@@ -113,6 +116,8 @@ async def _wait(
     try:
         return await answer
     except asyncio.CancelledError:
+        if answer.done() and not answer.cancelled():  # both came in one turn of the loop
+            return answer.result()
         return _cut_off(ticket)
     finally:
         timer.cancel()

@@ -13,13 +13,20 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from app.api.codecs import Codec, Decoded
-from app.api.head import Headers, check_head, request_id, timeout_ms
+from app.api.head import Headers, body_bytes, check_head, request_id, timeout_ms
 from app.api.reply import Reply, as_modelport_error, error_reply, log_failure, make_reply
 from app.bundle.manifest import Signature
 from app.bundle.tensors import Array
 from app.engine.model import Model, Pending
 from app.engine.registry import Registry
-from app.errors import Cancelled, ModelportError, Overloaded, RequestError
+from app.engine.workers import JobQueue, Workers
+from app.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    ModelportError,
+    Overloaded,
+    RequestError,
+)
 from app.ops.metrics import Metrics, ModelMetrics
 
 MakeCodec = Callable[[Signature], Codec]
@@ -37,8 +44,11 @@ class InferenceRoute:
 
 @dataclass(frozen=True, slots=True)
 class HandlerLimits:
+    """Of one request: `max_body_bytes`, `timeout_ms`; of all at once: `pending_body_bytes`."""
+
     max_body_bytes: int
     timeout_ms: int
+    pending_body_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,8 @@ class Admission:
     model: Model
     codec: Codec
     timeout_ms: int
+    #: As announced by Content-Length; 0 where it is not.
+    body_bytes: int
 
 
 class Handler:
@@ -59,21 +71,18 @@ class Handler:
         registry: the served models.
         metrics: where outcomes and stage times are counted.
         limits: of bodies and time.
-        loop: on whose thread everything here runs.
+        workers: on whose event loop everything here runs, and which decode pictures.
     """
 
     def __init__(
-        self,
-        registry: Registry,
-        metrics: Metrics,
-        limits: HandlerLimits,
-        loop: asyncio.AbstractEventLoop,
+        self, registry: Registry, metrics: Metrics, limits: HandlerLimits, workers: Workers
     ) -> None:
         self.registry = registry
         self.metrics = metrics
         self.limits = limits
-        self.loop = loop
-        self.decoding = 0
+        self.loop: asyncio.AbstractEventLoop = workers.loop
+        self.decoders = JobQueue(workers, _MAX_DECODING)
+        self._pending_body_bytes = 0
         self._codecs: WeakKeyDictionary[Model, dict[str, Codec]] = WeakKeyDictionary()
 
     def admit(
@@ -92,12 +101,27 @@ class Handler:
             limit_ms = timeout_ms(headers, self.limits.timeout_ms)
             target = self.registry.get(model, version)
             codec = self._codec(route, target)
+            size = body_bytes(headers)
+            self.reserve(size)
         except Exception as error:
             known = as_modelport_error(error)
             self.count(route.name, "", known.code)
             log_failure(known, request, route.name)
             return error_reply(known, request, close=True)
-        return Ticket(self, Admission(route.name, request, target, codec, limit_ms))
+        return Ticket(self, Admission(route.name, request, target, codec, limit_ms, size))
+
+    def reserve(self, count: int) -> None:
+        """Count bytes of a body that is being read or waits, over all requests.
+
+        Raises:
+            Overloaded: all bodies together would be over the limit.
+        """
+        if self._pending_body_bytes + count > self.limits.pending_body_bytes:
+            raise Overloaded("too many bytes of request bodies are waiting")
+        self._pending_body_bytes += count
+
+    def release(self, count: int) -> None:
+        self._pending_body_bytes -= count
 
     def _codec(self, route: InferenceRoute, model: Model) -> Codec:
         """The route's codec for a model's signature, made when it is first asked for."""
@@ -118,6 +142,7 @@ class Ticket:
     """One admitted request: `finish` or `refuse` it once, or `cancel` it."""
 
     __slots__ = (
+        "_body_bytes",
         "_codec",
         "_deadline_s",
         "_decoded",
@@ -129,6 +154,7 @@ class Ticket:
         "_request",
         "_route",
         "_started_s",
+        "_timer",
     )
 
     def __init__(self, handler: Handler, admission: Admission) -> None:
@@ -140,10 +166,23 @@ class Ticket:
         # Deadlines are on the loop's clock; stages are timed by one that is finer on some loops.
         self._deadline_s = handler.loop.time() + admission.timeout_ms / 1e3
         self._started_s = time.perf_counter()
+        self._body_bytes = admission.body_bytes
+        self._timer: asyncio.TimerHandle | None = None
         self._pending: Pending | None = None
         self._decoded: Decoded | None = None
         self._reply: Callable[[Reply], None] = _drop
         self._ended = False
+
+    def grow(self, received_bytes: int) -> None:
+        """Note how much of the body has come, where its length was not announced.
+
+        Raises:
+            Overloaded: all bodies together would be over the limit.
+        """
+        more = received_bytes - self._body_bytes
+        if more > 0:
+            self._handler.reserve(more)
+            self._body_bytes = received_bytes
 
     def finish(self, body: bytes, reply: Callable[[Reply], None]) -> None:
         """Answer the request; `reply` is called exactly once, unless it is cancelled."""
@@ -151,7 +190,7 @@ class Ticket:
         self._started_s = time.perf_counter()
         try:
             document = self._codec.parse(body)
-            if self._codec.is_slow(document):
+            if self._codec.has_pictures(document):
                 self._decode_on_thread(document)
             else:
                 self._submit(self._codec.decode(document))
@@ -159,21 +198,33 @@ class Ticket:
             self._fail(error)
 
     def _decode_on_thread(self, document: Any) -> None:
+        """Pictures take long: by the workers' turns, and no longer than the request's time."""
         handler = self._handler
-        if handler.decoding >= _MAX_DECODING:
-            raise Overloaded("too many pictures are being decoded")
-        handler.decoding += 1
-        handler.loop.run_in_executor(None, self._codec.decode, document).add_done_callback(
-            self._decoded_on_thread
-        )
+        loop = handler.loop
 
-    def _decoded_on_thread(self, future: asyncio.Future[Decoded]) -> None:
-        self._handler.decoding -= 1
+        def decode() -> None:
+            result: Decoded | Exception
+            try:
+                result = self._codec.decode(document, lambda: self._ended)
+            except Exception as error:
+                result = error
+            loop.call_soon_threadsafe(self._decoded_on_thread, result)
+
+        handler.decoders.submit(decode)
+        self._timer = loop.call_at(self._deadline_s, self._expire)
+
+    def _expire(self) -> None:
+        self._fail(DeadlineExceeded("the request's time limit has passed"))
+
+    def _decoded_on_thread(self, result: Decoded | Exception) -> None:
         if self._ended:
-            future.exception()  # looked at, so that asyncio does not report it
             return
+        if self._timer is not None:
+            self._timer.cancel()
         try:
-            self._submit(future.result())
+            if isinstance(result, Exception):
+                raise result
+            self._submit(result)
         except Exception as error:
             self._fail(error)
 
@@ -221,7 +272,7 @@ class Ticket:
     def _end(self, outcome: str, reply: Reply, now_s: float) -> None:
         if self._ended:
             return
-        self._ended = True
+        self._close()
         self._handler.count(self._route, self._model.name, outcome)
         self._handler.metrics.request_s[self._route].observe(now_s - self._started_s)
         self._reply(reply)
@@ -230,10 +281,16 @@ class Ticket:
         """The caller has left: what waits is dropped, and nobody is answered."""
         if self._ended:
             return
-        self._ended = True
+        self._close()
         if self._pending is not None:
             self._pending.cancel()
         self._handler.count(self._route, self._model.name, Cancelled.code)
+
+    def _close(self) -> None:
+        self._ended = True
+        self._handler.release(self._body_bytes)
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def _drop(reply: Reply) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from app.api.reply import JSON, REQUEST_ID_HEADER
-from app.errors import MalformedBody, PayloadTooLarge, UnsupportedMediaType
+from app.errors import MalformedBody, PayloadTooLarge, RequestError, UnsupportedMediaType
 
 #: Header names in lower case.
 Headers = Mapping[bytes, bytes]
@@ -33,7 +33,8 @@ def check_head(headers: Headers, max_body_bytes: int) -> None:
     Raises:
         UnsupportedMediaType: not JSON, or compressed.
         PayloadTooLarge: the announced length is over the limit.
-        MalformedBody: the length is not a number, or tensors are announced as binary.
+        RequestError: the length is not a number.
+        MalformedBody: tensors are announced as binary.
     """
     media_type = headers.get(b"content-type")
     if media_type is not None and media_type.partition(b";")[0].strip().lower() != JSON:
@@ -46,9 +47,14 @@ def check_head(headers: Headers, max_body_bytes: int) -> None:
     if length is None:
         return
     if not length.isdigit():
-        raise MalformedBody("Content-Length must be a whole number")
+        raise RequestError("Content-Length must be a whole number")
     if len(length) > 18 or int(length) > max_body_bytes:
         raise too_large(max_body_bytes)
+
+
+def body_bytes(headers: Headers) -> int:
+    """The announced length of the body, 0 where it is not; `check_head` has judged it."""
+    return int(headers.get(b"content-length", b"0"))
 
 
 def too_large(max_body_bytes: int) -> PayloadTooLarge:
@@ -59,13 +65,13 @@ def timeout_ms(headers: Headers, default_ms: int) -> int:
     """The request's own time limit, or the default.
 
     Raises:
-        MalformedBody: it is not a whole number in range.
+        RequestError: it is not a whole number in range.
     """
     given = headers.get(TIMEOUT_HEADER)
     if given is None:
         return default_ms
     if not given.isdigit() or len(given) > 9 or not 1 <= int(given) <= _MAX_TIMEOUT_MS:
-        raise MalformedBody(
+        raise RequestError(
             f"Modelport-Timeout-Ms must be a whole number from 1 to {_MAX_TIMEOUT_MS}"
         )
     return int(given)

@@ -24,7 +24,7 @@ from app.engine.registry import Registry
 
 _ERROR_REF: Final[Schema] = {"$ref": "#/components/schemas/Error"}
 _ERRORS: Final[Mapping[int, str]] = {
-    400: "The body is not valid JSON, or a header is malformed.",
+    400: "The body is not valid JSON, a tensor does not fit, or a header is malformed.",
     404: "No such model or version is served.",
     405: "The method is not allowed at this address.",
     408: "The body took too long to arrive.",
@@ -35,8 +35,8 @@ _ERRORS: Final[Mapping[int, str]] = {
     503: "Overloaded, starting or shutting down; try again after `Retry-After` seconds.",
     504: "The request's time limit passed.",
 }
-_TYPED_ERRORS: Final = tuple(_ERRORS)
-_TENSOR_ERRORS: Final = tuple(status for status in _ERRORS if status != 422)
+_TYPED_ERRORS: Final = tuple(status for status in _ERRORS if status != 405)
+_TENSOR_ERRORS: Final = tuple(status for status in _TYPED_ERRORS if status != 422)
 #: What each model's name is put before.
 _MODEL_SCHEMAS: Final = ("Instance", "Request", "Prediction", "Response")
 #: What the ordinary routes can answer beside 200, by path.
@@ -194,7 +194,7 @@ def _protocol_schemas(text: Schema) -> Schema:
         ),
         "InferRequest": object_schema(
             {
-                "id": text,
+                "id": text | {"maxLength": 256},
                 "inputs": {"type": "array", "items": {"$ref": "#/components/schemas/InferTensor"}},
                 "outputs": {
                     "type": "array",

@@ -17,7 +17,9 @@ from app.bundle.manifest import ImageField
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP")
 #: Checked from the header, before any pixel is decoded.
-MAX_PIXELS: Final = 24_000_000
+MAX_PIXELS: Final = 16_000_000
+#: Modes of which blocks of pixels can be averaged.
+_REDUCIBLE: Final = frozenset({"L", "LA", "RGB", "RGBA"})
 
 
 class FeatureError(ValueError):
@@ -55,7 +57,7 @@ def image_from_bytes(encoded: bytes, field: ImageField) -> NDArray[np.uint8]:
                 raise FeatureError(
                     f"has {picture.width} × {picture.height} pixels, more than {MAX_PIXELS:,}"
                 )
-            upright = ImageOps.exif_transpose(picture)
+            upright = ImageOps.exif_transpose(_shrink(picture, field))
             converted = _flatten(upright).convert("L" if field.channels == 1 else "RGB")
             if converted.size != (field.width, field.height):
                 converted = converted.resize(
@@ -67,6 +69,18 @@ def image_from_bytes(encoded: bytes, field: ImageField) -> NDArray[np.uint8]:
     except Exception:  # Pillow raises many kinds for damaged files; all mean the same here.
         raise FeatureError("is not a readable PNG, JPEG or WebP picture") from None
     return scale_pixels(pixels, field.maximum)
+
+
+def _shrink(picture: Image.Image, field: ImageField) -> Image.Image:
+    """Bring a large picture to at least twice the field's size, before anything copies it."""
+    side = 2 * max(field.height, field.width)
+    picture.draft(None, (side, side))  # JPEG decodes at a fraction of its size
+    factor = min(picture.width, picture.height) // side
+    if factor < 2:
+        return picture
+    if picture.mode == "P":  # numbers of colours cannot be averaged
+        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+    return picture.reduce(factor) if picture.mode in _REDUCIBLE else picture
 
 
 def _flatten(picture: Image.Image) -> Image.Image:

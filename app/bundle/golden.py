@@ -67,11 +67,18 @@ class Comparison:
 
 
 def save_golden(golden: Golden) -> bytes:
-    """An .npz archive without pickled objects: strings become fixed-width unicode."""
+    """An .npz archive without pickled objects: strings become fixed-width unicode.
+
+    Raises:
+        ValueError: a string ends in NUL, which fixed-width unicode cannot say.
+    """
     arrays: dict[str, Array] = {}
     for side, tensors in (("input", golden.inputs), ("output", golden.outputs)):
         for name, array in tensors.items():
-            arrays[f"{side}:{name}"] = array.astype(np.str_) if array.dtype == object else array
+            plain = array.astype(np.str_) if array.dtype == object else array
+            if array.dtype == object and (plain != array).any():
+                raise ValueError(f"{side} {name!r} has a string that ends in NUL")
+            arrays[f"{side}:{name}"] = plain
     for index, example in enumerate(golden.raw):
         arrays[f"raw:{example.field}:{index}"] = np.frombuffer(example.encoded, dtype=np.uint8)
         arrays[f"row:{example.field}:{index}"] = example.row

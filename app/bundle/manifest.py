@@ -162,7 +162,7 @@ class ScoresPrediction(_Prediction):
 
 
 class ValuePrediction(_Prediction):
-    """One number a row: a numeric [batch] or [batch, 1] tensor."""
+    """One value a row: a [batch] or [batch, 1] tensor."""
 
     kind: Literal["value"] = "value"
     unit: str | None = None
@@ -191,7 +191,7 @@ class Signature(_Record):
     @model_validator(mode="after")
     def _levels_agree(self) -> Self:
         inputs = {spec.name: spec for spec in self.inputs}
-        outputs = {spec.name for spec in self.outputs}
+        outputs = {spec.name: spec for spec in self.outputs}
         for kind, names in (
             ("input", [s.name for s in self.inputs]),
             ("output", [s.name for s in self.outputs]),
@@ -209,11 +209,14 @@ class Signature(_Record):
             _check_missing(field, inputs[field.tensor])
         for spec in self.inputs:
             _check_columns(spec, fed.get(spec.name, []))
+        for field in self.fields:
+            _check_row_shape(field, inputs[field.tensor])
         for prediction in self.predictions:
             if prediction.tensor not in outputs:
                 raise ValueError(
                     f"prediction {prediction.name!r} reads unknown tensor {prediction.tensor!r}"
                 )
+            _check_prediction(prediction, outputs[prediction.tensor])
         return self
 
     def input(self, name: str) -> TensorSpec:
@@ -262,6 +265,40 @@ def _check_columns(spec: TensorSpec, columns: list[int | None]) -> None:
     wanted = list(range(width)) if isinstance(width, int) else []
     if None in columns or sorted(c for c in columns if c is not None) != wanted or not wanted:
         raise ValueError(f"fields do not feed each column of tensor {spec.name!r} exactly once")
+
+
+def _check_row_shape(field: InputField, spec: TensorSpec) -> None:
+    """A field that feeds a whole row has as many values as the row."""
+    if field.column is not None or isinstance(field, TensorField):
+        return
+    shape: tuple[Dim, ...] = ()
+    if isinstance(field, ImageField):
+        shape = (field.height, field.width, 3)[: 2 if field.channels == 1 else 3]
+    row = spec.shape[1:]
+    if row != shape and not (shape == () and row == (1,)):
+        raise ValueError(
+            f"field {field.name!r} has values of shape {list(shape)}, "
+            f"rows of tensor {spec.name!r} have {list(row)}"
+        )
+
+
+def _check_prediction(prediction: PredictionField, spec: TensorSpec) -> None:
+    """A prediction is read row by row: its tensor must have as many values a row as it says."""
+    one_a_row = len(spec.shape) == 1 or spec.shape[1:] == (1,)
+    match prediction:
+        case LabelPrediction():
+            fits = spec.datatype == "BYTES" and one_a_row
+        case ScoresPrediction(labels=labels):
+            fits = spec.datatype in _FLOATS and spec.shape[1:] == (len(labels),)
+        case ValuePrediction():
+            fits = one_a_row
+        case _:
+            fits = len(spec.shape) >= 1
+    if not fits:
+        raise ValueError(
+            f"prediction {prediction.name!r} of kind {prediction.kind} cannot be read from "
+            f"{spec.datatype} tensor {spec.name!r} of shape {list(spec.shape)}"
+        )
 
 
 class FileRecord(_Record):

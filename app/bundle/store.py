@@ -35,14 +35,11 @@ from app.errors import (
     BundleCorrupt,
     BundleError,
     BundleIncomplete,
-    BundleUnsupported,
     PublishFailed,
 )
 
 PIN_FILE: Final = "serve.json"
 MAX_MANIFEST_BYTES: Final = 16 * 2**20
-#: Operators that may run: the standard, classical ML, and ONNX Runtime's own.
-ALLOWED_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _STAGING_PREFIX: Final = ".tmp-"
 _STALE_STAGING_S: Final = 24 * 3600
 _VERSIONS_TRIED: Final = 100
@@ -64,7 +61,9 @@ class ModelFolder:
     #: Newest first. A folder without a manifest is not listed: it is still being written.
     versions: tuple[int, ...]
     pin: int | None = None
-    #: What a person should know, such as an unreadable pin.
+    #: Why the pin that is there cannot be read; such a model is not served.
+    pin_problem: str = ""
+    #: What a person should know besides.
     problems: tuple[str, ...] = ()
 
 
@@ -132,12 +131,13 @@ def _scan_model(path: Path) -> ModelFolder:
                 problems.append(f"version {entry.name} has no {MANIFEST_FILE} (yet)")
     except OSError as error:
         problems.append(f"folder cannot be read: {error.strerror}")
-    pin = None
+    pin, pin_problem = None, ""
     try:
         pin = read_pin(path)
     except BundleError as error:
-        problems.append(str(error))
-    return ModelFolder(path.name, path, tuple(sorted(versions, reverse=True)), pin, tuple(problems))
+        pin_problem = str(error)
+    found = tuple(sorted(versions, reverse=True))
+    return ModelFolder(path.name, path, found, pin, pin_problem, tuple(problems))
 
 
 def _is_real_folder(path: Path) -> bool:
@@ -160,7 +160,7 @@ def read_pin(model_path: Path) -> int | None:
     try:
         return Pin.model_validate_json(raw, strict=True).version
     except ValidationError:
-        raise BundleCorrupt(f'{PIN_FILE} must hold {{"version": N}}; the pin is ignored') from None
+        raise BundleCorrupt(f'{PIN_FILE} must hold {{"version": N}}') from None
 
 
 def open_bundle(model_path: Path, version: int) -> Bundle:
@@ -180,9 +180,6 @@ def open_bundle(model_path: Path, version: int) -> Bundle:
     for needed in (MODEL_FILE, GOLDEN_FILE):
         if needed not in manifest.files:
             raise BundleCorrupt(f"manifest lists no {needed}")
-    foreign = set(manifest.graph.domains) - ALLOWED_DOMAINS
-    if foreign:
-        raise BundleUnsupported(f"operators of domain {', '.join(sorted(foreign))} are not allowed")
     return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from app.bundle.features import FeatureError, image_from_bytes
 from app.bundle.golden import Golden
 from app.bundle.manifest import Batching, ImageField, Manifest, Signature
+from app.bundle.operators import check_operators
 from app.bundle.store import Bundle, verify
 from app.bundle.tensors import Array, Tensors, take_rows
 from app.engine.batcher import Batcher, BatcherLimits, Done, Entry, Observer
@@ -98,6 +99,7 @@ class Model:
             ProofFailed: no provider gave the golden answers.
         """
         verify(bundle)
+        check_operators(bundle.model())
         check_raw_examples(bundle.golden(), bundle.manifest.signature)
         # One thread a run: several runs at a time use the cores better than one wide run.
         proved = prove(bundle, ranking, intra_op_threads=1)
@@ -225,12 +227,18 @@ def _run_discarding(session: Session, inputs: Tensors) -> None:
 
 
 def plain_row(golden: Golden) -> Golden:
-    """One golden row with nothing missing where there is one: NaN cannot be shown in JSON."""
+    """One golden row with finite numbers only, since JSON can show no other. Where there is none,
+    a row with zeros in their place: an example, whose outputs are not golden."""
     for row in range(golden.rows):
         inputs = take_rows(golden.inputs, slice(row, row + 1))
-        if not any(a.dtype.kind == "f" and np.isnan(a).any() for a in inputs.values()):
+        if all(a.dtype.kind != "f" or np.isfinite(a).all() for a in inputs.values()):
             return Golden(inputs, take_rows(golden.outputs, slice(row, row + 1)))
-    return golden.tiled(1)
+    first = golden.tiled(1)
+    shown = {
+        name: np.where(np.isfinite(a), a, 0).astype(a.dtype) if a.dtype.kind == "f" else a
+        for name, a in first.inputs.items()
+    }
+    return Golden(shown, first.outputs)
 
 
 def check_raw_examples(golden: Golden, signature: Signature) -> None:

@@ -6,10 +6,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from app.bundle.golden import Comparison, Golden, replay
-from app.bundle.manifest import Manifest, NumericClass, Signature
+from app.bundle.manifest import LabelPrediction, Manifest, NumericClass, Signature
 from app.bundle.store import Bundle
 from app.bundle.tensors import Tensors, datatype_of
 from app.engine.candidates import CPU_PROVIDER, Candidate, DeviceKind, Origin
@@ -97,6 +98,7 @@ def prove(
     """
     golden, manifest = bundle.golden(), bundle.manifest
     _check_golden(golden, manifest.signature)
+    _check_labels(golden, manifest)
     trial = Trial(
         bundle.model(), golden, manifest, batch_sizes(manifest, golden.rows), intra_op_threads
     )
@@ -204,6 +206,24 @@ def _check_golden(golden: Golden, signature: Signature) -> None:
     ):
         if _datatypes(tensors) != {spec.name: spec.datatype for spec in specs}:
             raise BundleCorrupt(f"golden {side}s are not those of the signature")
+
+
+def _check_labels(golden: Golden, manifest: Manifest) -> None:
+    """Golden labels must be the names that the manifest gives to the golden scores."""
+    for prediction in manifest.signature.predictions:
+        if not isinstance(prediction, LabelPrediction):
+            continue
+        labels = golden.outputs[prediction.tensor].reshape(-1)
+        if not set(labels) <= set(prediction.labels):
+            raise BundleCorrupt(f"golden {prediction.name!r} has labels that the manifest has not")
+        scores = golden.outputs.get(prediction.scores_tensor or "")
+        if scores is None or scores.ndim != 2 or scores.shape[1] != len(prediction.labels):
+            continue
+        named = np.array(prediction.labels, dtype=object)[scores.argmax(axis=1)]
+        ranked = np.sort(scores, axis=1)
+        clear = ranked[:, -1] - ranked[:, -2] > manifest.tie_margin
+        if (named != labels)[clear].any():
+            raise BundleCorrupt(f"golden {prediction.name!r} is not the label of the best score")
 
 
 def _datatypes(tensors: Tensors) -> dict[str, str]:

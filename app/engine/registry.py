@@ -8,7 +8,13 @@ from pathlib import Path
 
 from app.bundle.store import Bundle, ModelFolder, open_bundle, scan
 from app.engine.model import Model
-from app.errors import ModelNotFound, ModelportError, ModelRequired, NothingToServe
+from app.errors import (
+    BundleIncomplete,
+    ModelNotFound,
+    ModelportError,
+    ModelRequired,
+    NothingToServe,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -27,38 +33,58 @@ class Entry:
     #: Why a version is not served.
     refused: dict[int, str] = field(default_factory=dict)
     pin: int | None = None
+    pin_problem: str = ""
     served: int | None = None
 
     def load(self, folder: ModelFolder, open_model: OpenModel, keep: int) -> None:
-        """Load the pinned version, or the newest that proves; then older ones up to `keep`."""
-        self.versions, self.pin = folder.versions, folder.pin
+        """Load the pinned version, or the newest that proves; then older ones up to `keep`.
+
+        A pin is obeyed or the model is not served: it is there because some other version is bad.
+        """
+        self.versions, self.pin, self.pin_problem = folder.versions, folder.pin, folder.pin_problem
+        if self.pin_problem:
+            logger.error("model not served", extra={"model": self.name, "reason": self.pin_problem})
+            return
         for version in _order(folder):
             if len(self.loaded) >= keep:
                 return
-            try:
-                model = open_model(open_bundle(folder.path, version))
-            except Exception as error:  # Whatever is wrong with it, others can still serve.
-                known = isinstance(error, ModelportError)
-                reason = str(error) if known else f"cannot be loaded ({type(error).__name__})"
-                self.refused[version] = reason
-                logger.error(
-                    "model version refused",
-                    extra={"model": self.name, "version": version, "reason": reason},
-                    exc_info=None if known else error,
-                )
-                continue
-            self.loaded[version] = model
-            if self.served is None:
-                self.served = version
+            model = self._open(folder, version, open_model)
+            if model is not None:
+                self.loaded[version] = model
+                self.served = self.served or version
+            elif version == self.pin:
+                return
+
+    def _open(self, folder: ModelFolder, version: int, open_model: OpenModel) -> Model | None:
+        try:
+            if version not in folder.versions:
+                raise BundleIncomplete("it is pinned, but not in the repository")
+            return open_model(open_bundle(folder.path, version))
+        except Exception as error:  # Whatever is wrong with it, others can still serve.
+            known = isinstance(error, ModelportError)
+            reason = str(error) if known else f"cannot be loaded ({type(error).__name__})"
+            self.refused[version] = reason
+            logger.error(
+                "model version refused",
+                extra={"model": self.name, "version": version, "reason": reason},
+                exc_info=None if known else error,
+            )
+            return None
+
+    @property
+    def why_not(self) -> str:
+        """Why nothing of it is served; empty where something is."""
+        if self.served is not None:
+            return ""
+        refused = [f"version {version}: {why}" for version, why in self.refused.items()]
+        return self.pin_problem or "; ".join(refused)
 
 
 def _order(folder: ModelFolder) -> Sequence[int]:
-    """The order in which versions are tried: the pin, then from new to old."""
+    """The order in which versions are tried: the pin and what is older, or from new to old."""
     if folder.pin is None:
         return folder.versions
-    if folder.pin not in folder.versions:
-        logger.error("pinned version is absent", extra={"model": folder.name, "pin": folder.pin})
-    return (folder.pin, *(v for v in folder.versions if v != folder.pin))
+    return (folder.pin, *(version for version in folder.versions if version < folder.pin))
 
 
 class Registry:
@@ -108,7 +134,7 @@ class Registry:
         entry = self._entries.get(name)
         if entry is None:
             return "it is not in the model repository"
-        return "; ".join(f"version {v}: {why}" for v, why in entry.refused.items())
+        return entry.why_not
 
     @property
     def served(self) -> Mapping[str, Model]:
@@ -118,6 +144,11 @@ class Registry:
             for name, entry in sorted(self._entries.items())
             if entry.served is not None
         }
+
+    @property
+    def refused(self) -> Sequence[tuple[str, int]]:
+        """Name and version of everything that could not be served."""
+        return [(name, version) for name, e in self._entries.items() for version in e.refused]
 
     @property
     def entries(self) -> Mapping[str, Entry]:

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from app.errors import Overloaded
+
 logger = logging.getLogger(__name__)
 
 Job = Callable[[], None]
@@ -81,10 +83,40 @@ class Workers:
         self._free += 1
         self._dispatch()
 
-    def close(self) -> None:
-        """End the threads after their current job. Sources must have been drained before."""
+    def close(self, timeout_s: float = _JOIN_TIMEOUT_S) -> None:
+        """End the threads after their current job, and wait at most `timeout_s` for that.
+
+        Sources must have been drained before. A job that never ends keeps its thread.
+        """
         for _ in self._threads:
             self._jobs.put(None)
-        deadline_s = time.monotonic() + _JOIN_TIMEOUT_S
+        deadline_s = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
+
+
+class JobQueue:
+    """Jobs outside any model that share the run budget with them, such as decoding pictures.
+
+    Args:
+        limit: most jobs that wait; more are refused.
+    """
+
+    def __init__(self, workers: Workers, limit: int) -> None:
+        self._workers = workers
+        self._limit = limit
+        self._waiting: deque[Job] = deque()
+
+    def submit(self, job: Job) -> None:
+        """Run `job` on a worker thread when its turn comes.
+
+        Raises:
+            Overloaded: too many wait already.
+        """
+        if len(self._waiting) >= self._limit:
+            raise Overloaded("too many pictures wait to be decoded")
+        self._waiting.append(job)
+        self._workers.request(self)
+
+    def next_job(self) -> Job | None:
+        return self._waiting.popleft() if self._waiting else None

@@ -103,6 +103,8 @@ class Metrics(Collector):
         self.request_s: defaultdict[str, Histogram] = defaultdict(_latency)
         self.models: dict[tuple[str, str], ModelMetrics] = {}
         self.ready: Callable[[], bool] = lambda: False
+        #: (model, version) of what is in the repository and was refused.
+        self.refused: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -129,6 +131,14 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         yield from self._of_requests()
         yield from self._of_models()
+        refused = GaugeMetricFamily(
+            "modelport_version_refused",
+            "1 for each version of the repository that could not be served.",
+            labels=["model", "version"],
+        )
+        for model, version in self.refused():
+            refused.add_metric([model, str(version)], 1)
+        yield refused
         ready = GaugeMetricFamily("modelport_ready", "1 while the service takes requests.")
         ready.add_metric([], float(self.ready()))
         yield ready

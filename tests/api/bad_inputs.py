@@ -315,7 +315,7 @@ def header_tricks() -> Iterator[Case]:
             yield Case(f"binary header {size[:5]} {path}", 400, "malformed_body", path, good,
                        headers={"Inference-Header-Content-Length": size})  # fmt: skip
         for limit in ("0", "-1", "1.0", "x", "", "9" * 40, "1_0", " 1 2"):
-            yield Case(f"time limit {limit[:5]!r} {path}", 400, "malformed_body", path, good,
+            yield Case(f"time limit {limit[:5]!r} {path}", 400, "bad_request", path, good,
                        headers={"Modelport-Timeout-Ms": limit})  # fmt: skip
 
 
@@ -337,7 +337,7 @@ def methods() -> Iterator[Case]:
 
 
 def targets() -> Iterator[Case]:
-    missing = ("/predict/", "/models/affine/predict/", "//predict", "/models//predict", "/nope",
+    missing = ("/predict/", "/models/affine/predict/", "/models//predict", "/nope",
                "/models/affine/versions//predict", "/v2/", "/v2/models/affine/generate",
                "/.git/config", "/static/../app/main.py", "/docs/../../etc/passwd",
                "/models/affine/predict/extra", "/PREDICT", "/predict%20",

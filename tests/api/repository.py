@@ -9,13 +9,12 @@ from app.bundle.golden import Golden
 from app.bundle.manifest import (
     CategoryField,
     IntegerField,
-    LabelPrediction,
     NumberField,
     Signature,
     TensorField,
+    TensorPrediction,
     TensorSpec,
     TextField,
-    ValuePrediction,
 )
 from tests.support import models
 from tests.support.bundles import RECIPES, make_bundle
@@ -83,9 +82,5 @@ def lone_signature(datatype: str, *dims: int | str) -> Signature:
         inputs=(TensorSpec(name="x", datatype=datatype, shape=shape),),
         outputs=(TensorSpec(name="y", datatype=datatype, shape=shape),),
         fields=(TensorField(name="x", tensor="x"),),
-        predictions=(
-            LabelPrediction(name="y", tensor="y", labels=("no", "yes"))
-            if datatype == "BYTES"
-            else ValuePrediction(name="y", tensor="y"),
-        ),
+        predictions=(TensorPrediction(name="y", tensor="y"),),
     )

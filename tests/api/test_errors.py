@@ -12,15 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from app.api import boundary
+from app.api.codecs.instances import InstancesCodec
 from app.api.reply import error_body
-from app.bundle.manifest import ScoresPrediction
 from app.errors import Detail, ModelportError, Overloaded, ValidationFailed
 from app.ops.logging import JsonFormatter, TextFormatter
 from app.ops.metrics import Metrics
 from tests.api.answers import CANARY, ROWS, TENSORS, assert_clean, assert_refusal
 from tests.api.conftest import MakeClient
 from tests.api.figures import Figures
-from tests.support.bundles import RECIPES, make_bundle
+from tests.support.bundles import make_bundle
 
 FAILED = "request failed"
 
@@ -140,11 +140,16 @@ def test_405_names_the_allowed_method(client: httpx.Client, path: str) -> None:
 
 
 def test_an_unexpected_error_inside_inference_tells_nothing(
-    make_client: MakeClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make_client: MakeClient,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scores = ScoresPrediction(name="scores", tensor="scores", labels=("two", "of three"))
-    signature = RECIPES["conv"]().signature.model_copy(update={"predictions": (scores,)})
-    make_bundle(tmp_path, "liar", "conv", signature=signature)
+    def encode(*_: object) -> bytes:
+        raise ValueError("a fault of our own")
+
+    monkeypatch.setattr(InstancesCodec, "encode", encode)
+    make_bundle(tmp_path, "liar", "conv")
     client = make_client(models=tmp_path)
     body = {"instances": [{"pixels": [[7] * 8] * 8}]}
 

@@ -181,7 +181,7 @@ def codec(datatype: str, *dims: int | str) -> OipCodec:
 
 def decode(datatype: str, data: object, shape: object) -> np.ndarray:
     """Through the codec: JSON text to an array."""
-    bound = codec(datatype, *["n"] * (len(shape) - 1))
+    bound = codec(datatype, *(f"n{axis}" for axis in range(1, len(shape))))
     tensor = {"name": "x", "datatype": datatype, "shape": shape, "data": data}
     return bound.decode(bound.parse(orjson.dumps({"inputs": [tensor]}))).inputs["x"]
 

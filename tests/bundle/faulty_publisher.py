@@ -2,9 +2,9 @@
 
 Under ROOT a folder is made for each attempt, in which version 1 is whole and version 2 is
 attempted by a forked process. A step is anything that changes the disk: making a folder, opening
-a file to write, flushing, renaming. FAULT is `kill`, which ends the process there as a power cut
-would, or `full`, which fails the step as a full disk would. The last attempt meets no fault.
-Prints the number of steps.
+a file to write, flushing, renaming. FAULT is `kill`, which ends the process there (what it has
+written stays in the page cache, so this is no power cut), or `full`, which fails the step as a full
+disk would. The last attempt meets no fault. Prints the number of steps.
 """
 
 import errno

@@ -174,3 +174,26 @@ def test_nested_numbers_are_taken():
 def test_numbers_that_are_no_such_picture_are_refused(value: object, message: str):
     with pytest.raises(FeatureError, match=message):
         image_from_numbers(value, SIXTEEN)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("JPEG", "L"), ("JPEG", "RGB")]
+    + [("PNG", mode) for mode in ("L", "LA", "P", "RGB", "RGBA", "I;16", "1")],
+)
+def test_a_large_picture_looks_as_a_small_one_does(kind: str, mode: str):
+    field = ImageField(name="a", tensor="x", height=8, width=8)
+    bright_below = np.zeros((8, 8), dtype=np.uint8)
+    bright_below[4:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    large = Image.fromarray(bright_below).resize((800, 600), Image.Resampling.NEAREST)
+    if mode == "I;16":
+        large = Image.fromarray(np.asarray(large).astype(np.uint16) * 257)
+    else:
+        large = large.convert(mode)
+
+    row = image_from_bytes(encode(large, kind, exif=exif), field)
+
+    np.testing.assert_allclose(row[:3], 255, atol=3)
+    np.testing.assert_allclose(row[5:], 0, atol=3)

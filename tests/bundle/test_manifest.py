@@ -13,6 +13,7 @@ from app.bundle.manifest import (
     LabelPrediction,
     Manifest,
     NumberField,
+    ScoresPrediction,
     Signature,
     TensorSpec,
     TextField,
@@ -175,4 +176,41 @@ def test_a_datatype_that_would_change_a_fields_values_is_refused(field, datatype
             outputs=(TensorSpec(name="y", datatype="FP32", shape=("batch",)),),
             fields=(field,),
             predictions=(ValuePrediction(name="y", tensor="y"),),
+        )
+
+
+@pytest.mark.parametrize(
+    ("prediction", "shape"),
+    [
+        (ValuePrediction(name="p", tensor="y"), ("batch", 4)),
+        (LabelPrediction(name="p", tensor="y", labels=("a", "b")), ("batch",)),
+        (ScoresPrediction(name="p", tensor="y", labels=("a", "b")), ("batch", 3)),
+        (ScoresPrediction(name="p", tensor="y", labels=("a", "b")), ("batch",)),
+    ],
+)
+def test_a_prediction_that_would_read_other_rows_values_is_refused(prediction, shape):
+    with pytest.raises(ValidationError, match="cannot be read from"):
+        Signature(
+            inputs=(X,),
+            outputs=(TensorSpec(name="y", datatype="FP32", shape=shape),),
+            fields=(A, B),
+            predictions=(prediction,),
+        )
+
+
+@pytest.mark.parametrize(
+    ("field", "datatype", "shape"),
+    [
+        (NumberField(name="a", tensor="x"), "FP32", ("batch", 4)),
+        (ImageField(name="a", tensor="x", height=4, width=4), "UINT8", ("batch", 8, 8)),
+        (ImageField(name="a", tensor="x", height=8, width=8, channels=3), "UINT8", ("batch", 8, 8)),
+    ],
+)
+def test_a_field_that_does_not_fill_its_row_is_refused(field, datatype, shape):
+    with pytest.raises(ValidationError, match="has values of shape"):
+        Signature(
+            inputs=(TensorSpec(name="x", datatype=datatype, shape=shape),),
+            outputs=(Y,),
+            fields=(field,),
+            predictions=(LABEL,),
         )

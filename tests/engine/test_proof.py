@@ -15,7 +15,7 @@ from app.engine.ranking import Ranking, Rejection, rank
 from app.engine.session import Session
 from app.errors import BundleCorrupt, ProofFailed, SessionFailed
 from tests.support import models
-from tests.support.bundles import make_golden, make_manifest
+from tests.support.bundles import RECIPES, make_golden, make_manifest
 
 BundleOf = Callable[..., Bundle]
 
@@ -335,3 +335,22 @@ def test_a_plugin_that_claims_nothing_fails_when_strict(
 
     with pytest.raises(ProofFailed, match="runs no node of this model"):
         prove(bundle_of("strings"), ranking, 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("box", "blob", "stroke"), "has labels that the manifest has not"),
+        (models.SHAPES[::-1], "is not the label of the best score"),
+    ],
+)
+def test_labels_that_contradict_the_golden_rows_are_refused(
+    bundle_of: BundleOf, cpu: Candidate, labels: tuple[str, ...], message: str
+) -> None:
+    signature = RECIPES["conv"]().signature
+    shape, scores = signature.predictions
+    predictions = tuple(p.model_copy(update={"labels": labels}) for p in (shape, scores))
+    bundle = bundle_of("conv", signature=signature.model_copy(update={"predictions": predictions}))
+
+    with pytest.raises(BundleCorrupt, match=message):
+        prove(bundle, rank([cpu]), 1)

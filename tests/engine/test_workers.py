@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from app.engine.workers import Job, Workers
+from app.engine.workers import Job, JobQueue, Workers
+from app.errors import Overloaded
 from tests.engine.conftest import HANG_S, on_loop, until
 
 
@@ -248,3 +249,23 @@ def test_a_loop_that_closes_early_ends_the_worker_quietly(
 
     assert working() == []
     assert caplog.records == []
+
+
+@on_loop
+async def test_a_job_queue_refuses_what_is_too_much_and_shares_the_slots() -> None:
+    workers = Workers(1, asyncio.get_running_loop())
+    gate = threading.Event()
+    log: list[str] = []
+    workers.request(Jobs(gate.wait))
+    await asyncio.sleep(0)
+    jobs = JobQueue(workers, limit=2)
+
+    jobs.submit(noting(log, "first"))
+    jobs.submit(noting(log, "second"))
+    with pytest.raises(Overloaded):
+        jobs.submit(noting(log, "third"))
+    gate.set()
+    await until(lambda: len(log) == 2)
+
+    assert log == ["first", "second"]
+    workers.close()

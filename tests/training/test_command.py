@@ -25,6 +25,7 @@ def test_list_names_every_run(capsys: pytest.CaptureFixture[str]):
     said = capsys.readouterr().out
     for run in RUNS:
         assert run.name in said
+        assert f"gate_accuracy={run.config.gate_accuracy}" in said
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ def test_list_names_every_run(capsys: pytest.CaptureFixture[str]):
     [
         (["run", "numbers"], 2, "known are digits, penguins"),
         (["run", "penguins", "--set", "speed=9"], 2, "known are seed, threads"),
+        (["run", "penguins", "--set", "epoch=3"], 2, "'epoch' (did you mean epochs?)"),
         (["run", "penguins", "--set", "epochs=many"], 2, "epochs=many: input should be a valid"),
         (["run", "penguins", "--set", "epochs"], 2, "key=value"),
         (["run", "penguins", "--models", "/dev/null/models"], 3, "cannot be written"),
@@ -69,12 +71,17 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]):
 
     said = capsys.readouterr().out
     assert caught.value.code == 0
-    for word in ("gate_accuracy", "learning_rate", "MODELPORT_MODELS", "exit status"):
+    for word in (
+        "gate_accuracy",
+        "most epochs per candidate (100)",
+        "MODELPORT_MODELS",
+        "exit status",
+    ):
         assert word in said
 
 
 def test_failed_gate_exits_with_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    settings = ["--set", "gate_accuracy=1.01", "--set", "epochs=1", "--set", "threads=1"]
+    settings = ["--set", "gate_accuracy=1", "--set", "epochs=1", "--set", "threads=1"]
 
     assert main(["run", "penguins", "--models", str(tmp_path), *settings]) == 1
 
@@ -90,8 +97,9 @@ def test_run_shows_candidates_gates_and_where_the_bundle_is(
     assert main(["run", "penguins", "--models", str(tmp_path), *settings]) == 0
 
     said = capsys.readouterr().out
-    for words in ("linear", "mlp", "passed: at least 0.1000", "version 1", "python -m app serve"):
+    for words in ("linear", "mlp", "passed: at least 0.1000", "version 1", "after a restart"):
         assert words in said
+    assert f"  serve it:  MODELPORT_MODELS={tmp_path} make serve\n" in said
     assert "\x1b" not in said
     assert (tmp_path / "penguins" / "1" / "manifest.json").is_file()
 
@@ -113,3 +121,10 @@ def test_interruption_is_one_line_and_status_130(tmp_path: Path):
     assert child.returncode == 130
     assert said == "interrupted; nothing was published\n"
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_nothing_slow_is_imported_before_an_interruption_is_answered():
+    program = "import sys, training.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert not {"rich", "pydantic", "numpy", "torch", "app"} & set(done.stdout.split())

@@ -1,6 +1,6 @@
 import pytest
 
-from training.config import RunConfig, available_cores, parse_overrides
+from training.config import RunConfig, parse_overrides
 from training.errors import UsageError
 
 pytestmark = pytest.mark.training
@@ -16,7 +16,7 @@ def test_unknown_setting_lists_the_known_ones():
     with pytest.raises(UsageError) as caught:
         RunConfig().with_overrides({"epoch": "7"})
 
-    assert "'epoch'" in str(caught.value)
+    assert "unknown setting 'epoch' (did you mean epochs?); known are" in str(caught.value)
     for name in RunConfig.model_fields:
         assert name in str(caught.value)
 
@@ -30,6 +30,8 @@ def test_unknown_setting_lists_the_known_ones():
         ("learning_rate", "nan", "finite"),
         ("learning_rate", "0", "greater than 0"),
         ("missing_rate", "0.9", "less than or equal to 0.5"),
+        ("gate_accuracy", "1.01", "less than or equal to 1"),
+        ("gate_accuracy", "-0.1", "greater than or equal to 0"),
         ("seed", "-1", "greater than or equal to 0"),
     ],
 )
@@ -64,7 +66,3 @@ def test_hash_follows_the_settings():
 
     assert one.sha256() == RunConfig(threads=1).sha256()
     assert one.sha256() != RunConfig(threads=1, seed=1).sha256()
-
-
-def test_threads_default_to_the_cores_of_this_process():
-    assert RunConfig().threads == available_cores() >= 1

@@ -11,6 +11,10 @@ ModelRef = Mapping[str, str | int]
 MAX_DEPTH: Final = 100
 
 
+def never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """A request that fits the signature.
@@ -36,12 +40,16 @@ class Codec(Protocol):
         """
         ...
 
-    def is_slow(self, document: Any) -> bool:
-        """Whether `decode` should run on a thread, because it decodes pictures."""
+    def has_pictures(self, document: Any) -> bool:
+        """Whether `decode` should run on a worker thread, because it decodes pictures."""
         ...
 
-    def decode(self, document: Any) -> Decoded:
-        """A checked document to arrays. Raises as `parse` does."""
+    def decode(self, document: Any, is_abandoned: Callable[[], bool] = never) -> Decoded:
+        """A checked document to arrays. Raises as `parse` does.
+
+        Args:
+            is_abandoned: asked between pictures; `Cancelled` is raised where it says so.
+        """
         ...
 
     def encode(self, outputs: Mapping[str, Array], decoded: Decoded, model: ModelRef) -> bytes:
@@ -51,6 +59,3 @@ class Codec(Protocol):
             NonFiniteOutput: a number that JSON cannot say.
         """
         ...
-
-
-CodecFactory = Callable[[Any], Codec]

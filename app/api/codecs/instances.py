@@ -22,10 +22,15 @@ from pydantic import (
 # pydantic takes only this TypedDict on Python 3.11.
 from typing_extensions import TypedDict
 
-from app.api.codecs import Decoded, ModelRef
-from app.api.codecs.json_guard import refuse_deep_nesting, refuse_duplicate_names
-from app.api.codecs.nested import NestedError, array_from_nested
-from app.bundle.features import FeatureError, image_from_base64, image_from_numbers
+from app.api.codecs import Decoded, ModelRef, never
+from app.api.codecs.json_guard import refuse_bulk, refuse_deep_nesting, refuse_duplicate_names
+from app.api.codecs.nested import NestedError, array_from_nested, dims_problem
+from app.bundle.features import (
+    FeatureError,
+    image_from_base64,
+    image_from_numbers,
+    image_shape,
+)
 from app.bundle.manifest import (
     CategoryField,
     ImageField,
@@ -43,6 +48,7 @@ from app.bundle.manifest import (
 )
 from app.bundle.tensors import NUMPY_DTYPES, Array
 from app.errors import (
+    Cancelled,
     Detail,
     MalformedBody,
     NonFiniteOutput,
@@ -54,9 +60,12 @@ Row = Mapping[str, Any]
 
 _MAX_DETAILS: Final = 20
 _MAX_CATEGORY_CHARACTERS: Final = 1_000
-#: Tags of an image's two forms.
-_NUMBERS: Final = "numbers"
-_ENCODED: Final = "encoded"
+#: Tags of an image's two forms; no field can be called so.
+_NUMBERS: Final = "<numbers>"
+_ENCODED: Final = "<encoded>"
+_MAX_FAULTS: Final = 10_000
+#: Faults of an image's form, said better as one.
+_FORM_FAULTS: Final = frozenset({"list_type", "too_short", "too_long"})
 
 
 class InstancesCodec:
@@ -65,7 +74,8 @@ class InstancesCodec:
     def __init__(self, signature: Signature, max_rows: int) -> None:
         self._signature = signature
         self._max_rows = max_rows
-        self._adapter = request_adapter(signature)
+        self._adapter = request_adapter(signature, max_rows)
+        self._fields = {field.name: field for field in signature.fields}
         self._images = [f.name for f in signature.fields if isinstance(f, ImageField)]
         self._fillers = [_filler(spec, signature) for spec in signature.inputs]
         self._readers = [(p.name, p.tensor, _reader(p)) for p in signature.predictions]
@@ -73,23 +83,54 @@ class InstancesCodec:
 
     def parse(self, body: bytes) -> list[Row]:
         refuse_deep_nesting(body)
+        too_many = f"more than {self._max_rows} instances in one request, or names without number"
+        refuse_bulk(body, 1 + self._max_rows, 1 + self._max_rows * len(self._fields), too_many)
         try:
             rows = cast(list[Row], self._adapter.validate_json(body)["instances"])
         except ValidationError as error:
-            raise _translate(error) from None
+            raise self._translate(error) from None
         refuse_duplicate_names(body, 1 + sum(map(len, rows)))
-        if len(rows) > self._max_rows:
-            raise PayloadTooLarge(f"{len(rows)} instances in one request, at most {self._max_rows}")
         return rows
 
-    def is_slow(self, document: list[Row]) -> bool:
+    def _translate(
+        self, error: ValidationError
+    ) -> MalformedBody | PayloadTooLarge | ValidationFailed:
+        if error.error_count() > _MAX_FAULTS:
+            return invalid(
+                [Detail(("instances",), "Input has too many faults to list", "too_many")]
+            )
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        first = faults[0]
+        if first["type"] == "json_invalid":
+            reason = first["msg"].removeprefix("Invalid JSON: ")
+            return MalformedBody(f"body is not valid JSON: {reason}")
+        if (first["type"], first["loc"]) == ("too_long", ("instances",)):
+            return PayloadTooLarge(f"more than {self._max_rows} instances in one request")
+        details = [self._detail(_place(f["loc"]), f["msg"], f["type"]) for f in faults]
+        return invalid(list(dict.fromkeys(details))[:_MAX_DETAILS])
+
+    def _detail(self, place: tuple[str | int, ...], message: str, kind: str) -> Detail:
+        """A fault in words that say what would be right."""
+        if kind == "extra_forbidden":
+            known = ("instances",) if len(place) == 1 else tuple(self._fields)
+            return Detail(place, f"Unknown name; known: {', '.join(known[:_MAX_DETAILS])}", kind)
+        field = self._fields.get(str(place[2])) if len(place) > 2 else None
+        if isinstance(field, ImageField) and kind in _FORM_FAULTS:
+            wanted = " × ".join(str(size) for size in image_shape(field))
+            form = f"Input must be {wanted} nested numbers, or a picture in base64"
+            return Detail(place[:3], form, "image_form")
+        return Detail(place, message, kind)
+
+    def has_pictures(self, document: list[Row]) -> bool:
         return any(type(row.get(name)) is str for name in self._images for row in document)
 
-    def decode(self, document: list[Row]) -> Decoded:
-        inputs: dict[str, Array] = {}
-        for fill in self._fillers:
-            name, array = fill(document)
-            inputs[name] = array
+    def decode(self, document: list[Row], is_abandoned: Callable[[], bool] = never) -> Decoded:
+        inputs = dict(fill(document, is_abandoned) for fill in self._fillers)
+        dims: dict[str, int] = {}
+        for spec in self._signature.inputs:
+            problem = dims_problem(spec, inputs[spec.name].shape, dims)
+            if problem:
+                raise invalid([Detail(("instances",), f"Input {problem}", "value_error")])
         return Decoded(inputs, len(document))
 
     def encode(self, outputs: Mapping[str, Array], decoded: Decoded, model: ModelRef) -> bytes:
@@ -103,7 +144,7 @@ class InstancesCodec:
         )
 
 
-def request_adapter(signature: Signature) -> TypeAdapter[Any]:
+def request_adapter(signature: Signature, max_rows: int) -> TypeAdapter[Any]:
     """The compiled check of a request body."""
     fields = {
         field.name: _annotation(field, signature)
@@ -114,7 +155,8 @@ def request_adapter(signature: Signature) -> TypeAdapter[Any]:
     strict = ConfigDict(extra="forbid", strict=True)
     # Only the functional form can name fields at run time; type checkers cannot follow it.
     instance = with_config(strict)(TypedDict("instance", fields))  # type: ignore
-    rows = {"instances": Annotated[list[instance], Field(min_length=1)]}  # type: ignore
+    limits = Field(min_length=1, max_length=max_rows)
+    rows = {"instances": Annotated[list[instance], limits]}  # type: ignore
     request = with_config(strict)(TypedDict("request", rows))  # type: ignore
     return TypeAdapter(request)
 
@@ -165,24 +207,14 @@ def _picture(field: ImageField) -> Any:
     nested: Any = _number(0, field.maximum)
     sizes = (field.height, field.width, *((3,) if field.channels == 3 else ()))
     for size in reversed(sizes):
-        nested = Annotated[list[nested], Field(min_length=size, max_length=size)]
+        # One fault is enough: a picture has as many as it has numbers.
+        exactly = Field(min_length=size, max_length=size, fail_fast=True)
+        nested = Annotated[list[nested], exactly]
     numbers: Any = Annotated[nested, Tag(_NUMBERS)]
     return Annotated[
         numbers | Annotated[str, Tag(_ENCODED)],
         Discriminator(lambda value: _ENCODED if isinstance(value, str) else _NUMBERS),
     ]
-
-
-def _translate(error: ValidationError) -> MalformedBody | ValidationFailed:
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    if problems[0]["type"] == "json_invalid":
-        reason = problems[0]["msg"].removeprefix("Invalid JSON: ")
-        return MalformedBody(f"body is not valid JSON: {reason}")
-    details = [
-        Detail(_place(problem["loc"]), problem["msg"], problem["type"])
-        for problem in problems[:_MAX_DETAILS]
-    ]
-    return invalid(details)
 
 
 def invalid(details: Sequence[Detail]) -> ValidationFailed:
@@ -201,7 +233,7 @@ def _place(loc: Sequence[str | int]) -> tuple[str | int, ...]:
     )
 
 
-Filler = Callable[[Sequence[Row]], tuple[str, Array]]
+Filler = Callable[[Sequence[Row], Callable[[], bool]], tuple[str, Array]]
 
 
 def _filler(spec: TensorSpec, signature: Signature) -> Filler:
@@ -221,7 +253,10 @@ def _filler(spec: TensorSpec, signature: Signature) -> Filler:
 
 
 def _fill_columns(
-    spec: TensorSpec, fields: Sequence[InputField], rows: Sequence[Row]
+    spec: TensorSpec,
+    fields: Sequence[InputField],
+    rows: Sequence[Row],
+    _: Callable[[], bool],
 ) -> tuple[str, Array]:
     dtype = NUMPY_DTYPES[spec.datatype]
     array = np.empty((len(rows), len(fields)), dtype)
@@ -240,9 +275,13 @@ def _fill_columns(
     return spec.name, array.reshape(len(rows), *shape)
 
 
-def _fill_images(spec: TensorSpec, field: ImageField, rows: Sequence[Row]) -> tuple[str, Array]:
+def _fill_images(
+    spec: TensorSpec, field: ImageField, rows: Sequence[Row], is_abandoned: Callable[[], bool]
+) -> tuple[str, Array]:
     pictures = []
     for index, row in enumerate(rows):
+        if is_abandoned():
+            raise Cancelled("nobody waits for this request any longer")
         value = row[field.name]
         try:
             if isinstance(value, str):
@@ -254,7 +293,9 @@ def _fill_images(spec: TensorSpec, field: ImageField, rows: Sequence[Row]) -> tu
     return spec.name, np.stack(pictures).astype(NUMPY_DTYPES[spec.datatype], copy=False)
 
 
-def _fill_tensors(spec: TensorSpec, field: TensorField, rows: Sequence[Row]) -> tuple[str, Array]:
+def _fill_tensors(
+    spec: TensorSpec, field: TensorField, rows: Sequence[Row], _: Callable[[], bool]
+) -> tuple[str, Array]:
     arrays = []
     for index, row in enumerate(rows):
         try:

@@ -1,4 +1,4 @@
-"""What JSON parsers let through and we do not: duplicate names, and very deep nesting."""
+"""What JSON parsers let through and we do not: duplicate names, deep nesting, bodies of nothing."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from app.api.codecs import MAX_DEPTH
-from app.errors import MalformedBody
+from app.errors import MalformedBody, PayloadTooLarge
 
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _NOT_BRACKETS_OR_QUOTES: Final = bytes(set(range(256)) - set(b'[]{}"'))
@@ -31,6 +31,19 @@ def refuse_deep_nesting(body: bytes) -> None:
     depths = np.frombuffer(brackets.translate(_STEPS), np.int8).cumsum(dtype=np.int32)
     if depths.size and depths.max() > MAX_DEPTH:
         raise MalformedBody(f"body nests deeper than {MAX_DEPTH} levels")
+
+
+def refuse_bulk(body: bytes, objects: int, names: int, message: str) -> None:
+    """Raise PayloadTooLarge where a body has more objects or names than any valid one.
+
+    Called before parsing: a parser spends a kilobyte on each fault, and a body has room for
+    millions of them.
+    """
+    if body.count(b"{") <= objects and body.count(b":") <= names:
+        return
+    bare = _STRING.sub(b"", body)
+    if bare.count(b"{") > objects or bare.count(b":") > names:
+        raise PayloadTooLarge(message)
 
 
 def refuse_duplicate_names(body: bytes, names: int) -> None:

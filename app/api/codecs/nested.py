@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from app.bundle.manifest import Dim
+from app.bundle.manifest import Dim, TensorSpec
 from app.bundle.tensors import NUMPY_DTYPES, Array, Datatype, is_float
 
 
@@ -94,6 +94,18 @@ def array_from_nested(value: Any, datatype: Datatype, dims: Sequence[Dim]) -> Ar
         shape.append(dim if isinstance(dim, int) else found)
         first = first[0] if type(first) is list and first else None
     return array_from_flat(flatten(value, shape), datatype, shape)
+
+
+def dims_problem(spec: TensorSpec, shape: Sequence[int], dims: dict[str, int]) -> str | None:
+    """Whether a named dim has another size than in the request's other inputs; `dims` keeps them.
+
+    Returns:
+        What is wrong, or None.
+    """
+    for dim, size in zip(spec.shape[1:], shape[1:], strict=False):
+        if isinstance(dim, str) and dims.setdefault(dim, size) != size:
+            return f"has {size} along {dim!r}, where another input has {dims[dim]}"
+    return None
 
 
 def _json_word(value: Any) -> str:

@@ -6,15 +6,15 @@ the vocabulary and range of typed fields are not.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 
-from app.api.codecs import Decoded, ModelRef
+from app.api.codecs import Decoded, ModelRef, never
 from app.api.codecs.instances import refuse_non_finite
-from app.api.codecs.json_guard import refuse_deep_nesting, refuse_duplicate_names
-from app.api.codecs.nested import NestedError, array_from_flat, flatten
+from app.api.codecs.json_guard import refuse_bulk, refuse_deep_nesting, refuse_duplicate_names
+from app.api.codecs.nested import NestedError, array_from_flat, dims_problem, flatten
 from app.bundle.manifest import Signature, TensorSpec
 from app.bundle.tensors import NUMPY_DTYPES, Array, Datatype, datatype_of
 from app.errors import InvalidTensor, MalformedBody, PayloadTooLarge
@@ -23,6 +23,13 @@ _REQUEST_KEYS: Final = frozenset({"id", "inputs", "outputs", "parameters"})
 _INPUT_KEYS: Final = frozenset({"name", "shape", "datatype", "data", "parameters"})
 _OUTPUT_KEYS: Final = frozenset({"name", "parameters"})
 _MAX_ID_CHARACTERS: Final = 256
+#: Of a request with a few dozen tensors and their parameters.
+_MAX_OBJECTS: Final = 1_000
+_MAX_NAMES: Final = 10_000
+#: Parameters that would change the answer and that this service does not know.
+_UNSUPPORTED: Final = frozenset(
+    {"binary_data_size", "classification", "sequence_id", "sequence_start", "sequence_end"}
+)
 
 
 class OipCodec:
@@ -41,6 +48,8 @@ class OipCodec:
 
     def parse(self, body: bytes) -> dict[str, Any]:
         refuse_deep_nesting(body)
+        too_many = f"the body has more than {_MAX_OBJECTS} objects or {_MAX_NAMES} names"
+        refuse_bulk(body, _MAX_OBJECTS, _MAX_NAMES, too_many)
         try:
             document = orjson.loads(body)
         except orjson.JSONDecodeError as error:
@@ -51,10 +60,14 @@ class OipCodec:
         refuse_duplicate_names(body, _count_names(document))
         return document  # type: ignore[no-any-return]
 
-    def is_slow(self, document: dict[str, Any]) -> bool:  # noqa: ARG002
+    def has_pictures(self, document: dict[str, Any]) -> bool:  # noqa: ARG002
         return False
 
-    def decode(self, document: dict[str, Any]) -> Decoded:
+    def decode(
+        self,
+        document: dict[str, Any],
+        is_abandoned: Callable[[], bool] = never,  # noqa: ARG002
+    ) -> Decoded:
         inputs: dict[str, Array] = {}
         for index, item in enumerate(_array(document.get("inputs"), "inputs")):
             _object(item, f"inputs[{index}]", _INPUT_KEYS)
@@ -66,6 +79,11 @@ class OipCodec:
         rows = {array.shape[0] for array in inputs.values()}
         if len(rows) > 1:
             raise InvalidTensor("inputs differ in their first dimension, the rows of the batch")
+        dims: dict[str, int] = {}
+        for name, array in inputs.items():
+            problem = dims_problem(self._inputs[name], array.shape, dims)
+            if problem:
+                raise InvalidTensor(f"input {name!r} {problem}")
         context = {"id": _request_id(document), "outputs": self._wanted(document)}
         return Decoded(inputs, rows.pop(), context)
 
@@ -83,8 +101,6 @@ class OipCodec:
         where = f"input {spec.name!r}"
         if item.get("datatype") != spec.datatype:
             raise InvalidTensor(f"{where}: 'datatype' must be {spec.datatype!r}")
-        if "binary_data_size" in (item.get("parameters") or {}):
-            raise InvalidTensor(f"{where}: binary tensor data is not supported; send 'data'")
         shape = _shape(item.get("shape"), spec, where)
         if shape[0] > self._max_rows:
             raise PayloadTooLarge(f"{where}: {shape[0]} rows, at most {self._max_rows}")
@@ -109,8 +125,6 @@ class OipCodec:
             if name not in self._outputs:
                 known = ", ".join(repr(known) for known in self._outputs)
                 raise InvalidTensor(f"output {name[:64]!r} is not one of the model's: {known}")
-            if (item.get("parameters") or {}).get("binary_data"):
-                raise InvalidTensor(f"output {name!r}: binary tensor data is not supported")
             if name in names:
                 raise InvalidTensor(f"output {name!r} appears twice")
             names.append(name)
@@ -147,8 +161,14 @@ def _object(value: Any, where: str, keys: frozenset[str]) -> None:
     if foreign:
         raise MalformedBody(f"{where} has an unknown name {sorted(foreign)[0][:64]!r}")
     parameters = value.get("parameters")
-    if parameters is not None and type(parameters) is not dict:
+    if parameters is None:
+        return
+    if type(parameters) is not dict:
         raise MalformedBody(f"{where}: 'parameters' must be an object")
+    unsupported = _UNSUPPORTED & parameters.keys()
+    if unsupported or parameters.get("binary_data") or parameters.get("binary_data_output"):
+        name = min(unsupported, default="binary_data")
+        raise InvalidTensor(f"{where}: parameter {name!r} is not supported; use JSON tensors")
 
 
 def _array(value: Any, where: str) -> list[Any]:
