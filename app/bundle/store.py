@@ -240,6 +240,7 @@ def publish(
     staging = model_path / f"{_STAGING_PREFIX}{uuid.uuid4().hex}"
     try:
         model_path.mkdir(parents=True, exist_ok=True)
+        _sync_folder(root)  # so that a new model's own folder lasts
         _remove_stale_staging(model_path)
         staging.mkdir()
         for file_name, data in files.items():
