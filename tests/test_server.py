@@ -266,6 +266,17 @@ class TestBodies:
 
         assert (status, json.loads(body)["code"]) == (503, "overloaded")
 
+    def test_a_chunked_body_that_comes_at_once_is_counted_too(
+        self, start_server: StartServer, repository: Path
+    ) -> None:
+        server = start_server(repository, pending_body_bytes=1024)
+        headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+        with server.connect() as wire:
+            wire.send(head("/predict", headers) + b"800\r\n" + b" " * 2048 + b"\r\n0\r\n\r\n")
+            status, _, body = wire.read_response()
+
+        assert (status, json.loads(body)["code"]) == (503, "overloaded")
+
     def test_the_budget_is_given_back(self, start_server: StartServer, repository: Path) -> None:
         server = start_server(repository, pending_body_bytes=1024)
         with server.client() as client:

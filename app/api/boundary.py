@@ -1,7 +1,6 @@
 """Where every failure becomes the one error body, the framework's own failures included."""
 
 import http
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from app.api.reply import (
     error_body,
     error_reply,
     log_failure,
+    send_reply,
 )
 from app.errors import (
     Detail,
@@ -30,8 +30,6 @@ from app.errors import (
     ValidationFailed,
 )
 from app.ops.metrics import Metrics
-
-logger = logging.getLogger(__name__)
 
 _KEY: Final = "modelport"
 #: Label of every route that is not for inference.
@@ -82,19 +80,11 @@ class Boundary:
             context.outcome = known.code
             log_failure(known, context.request, _ROUTE)
             if not started:
-                await _send_error(send_with_id, known, context.request)
+                await send_reply(send_with_id, error_reply(known, context.request))
         finally:
             if not context.counted:
                 self._metrics.received[_ROUTE] += 1
                 self._metrics.outcomes[_ROUTE, "", context.outcome] += 1
-
-
-async def _send_error(send: Send, error: ModelportError, request: str) -> None:
-    reply = error_reply(error, request)
-    await send(
-        {"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)}
-    )
-    await send({"type": "http.response.body", "body": reply.body})
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from app.api.boundary import mark_counted
 from app.api.handler import Handler, InferenceRoute, Ticket
 from app.api.head import too_large
-from app.api.reply import Reply
+from app.api.reply import Reply, send_reply
 from app.errors import Draining, RequestError, RequestTimeout
 
 #: A request that takes longer than this is watched for a caller that leaves; watching every
@@ -75,15 +75,10 @@ async def read_body(receive: Receive, max_bytes: int, grow: Callable[[int], None
     Raises:
         PayloadTooLarge: more than `max_bytes` came.
     """
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        body: bytes = message.get("body", b"")
-        if len(body) > max_bytes:
-            raise too_large(max_bytes)
-        return body
     chunks: list[bytes] = []
     size = 0
     while True:
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise _CallerLeft
         chunk = message.get("body", b"")
@@ -94,7 +89,6 @@ async def read_body(receive: Receive, max_bytes: int, grow: Callable[[int], None
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
-        message = await receive()
 
 
 async def _wait(
@@ -130,13 +124,3 @@ def _cut_off(ticket: Ticket) -> Reply | None:
     replies: list[Reply] = []
     ticket.refuse(Draining("the service is shutting down"), replies.append)
     return replies[0] if replies else None
-
-
-async def send_reply(send: Send, reply: Reply) -> None:
-    start: Message = {
-        "type": "http.response.start",
-        "status": reply.status,
-        "headers": list(reply.headers),
-    }
-    await send(start)
-    await send({"type": "http.response.body", "body": reply.body})

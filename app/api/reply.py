@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
+from starlette.types import Send
 
 from app.errors import ModelportError
 
@@ -68,6 +69,13 @@ def error_reply(error: ModelportError, request: str, *, close: bool = False) -> 
         retry_after_s=error.retry_after_s,
         close=close,
     )
+
+
+async def send_reply(send: Send, reply: Reply) -> None:
+    """Send an answer over ASGI."""
+    headers = list(reply.headers)
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
 
 
 def as_modelport_error(error: BaseException) -> ModelportError:
