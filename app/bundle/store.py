@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -90,11 +91,22 @@ class Bundle:
             raise BundleCorrupt(f"{file_name} has another sha256 than the manifest says")
         return data
 
-    def model(self) -> bytes:
+    # Read, hashed and parsed once: opening a model asks for these several times.
+    @cached_property
+    def _model(self) -> bytes:
         return self.read(MODEL_FILE)
 
-    def golden(self) -> Golden:
+    @cached_property
+    def _golden(self) -> Golden:
         return load_golden(self.read(GOLDEN_FILE))
+
+    def model(self) -> bytes:
+        """The ONNX file. Raises as `read` does."""
+        return self._model
+
+    def golden(self) -> Golden:
+        """The golden rows. Raises as `read` and `load_golden` do."""
+        return self._golden
 
 
 def scan(root: Path) -> tuple[ModelFolder, ...]:
@@ -189,7 +201,9 @@ def verify(bundle: Bundle) -> None:
     Raises:
         BundleError: the first file that differs, and how.
     """
-    for name in bundle.manifest.files:
+    bundle.model()
+    bundle.golden()
+    for name in bundle.manifest.files.keys() - {MODEL_FILE, GOLDEN_FILE}:
         bundle.read(name)
 
 

@@ -382,7 +382,7 @@ def opening(bundle: Bundle, limits: ModelLimits = LIMITS) -> ModelportError | No
 
 def test_a_truncated_file_is_refused(bundle_of: BundleOf) -> None:
     bundle = bundle_of("affine")
-    spoil(bundle, "model.onnx", bundle.model()[:-1])
+    spoil(bundle, "model.onnx", (bundle.path / "model.onnx").read_bytes()[:-1])
 
     error = opening(bundle)
 
@@ -392,7 +392,7 @@ def test_a_truncated_file_is_refused(bundle_of: BundleOf) -> None:
 
 def test_changed_bytes_are_refused(bundle_of: BundleOf) -> None:
     bundle = bundle_of("affine")
-    data = bytearray(bundle.model())
+    data = bytearray((bundle.path / "model.onnx").read_bytes())
     data[len(data) // 2] ^= 1
     spoil(bundle, "model.onnx", bytes(data))
 
