@@ -42,8 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StartupError as error:
         _say_why(error)
         return error.exit_status
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 

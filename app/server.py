@@ -83,7 +83,7 @@ async def _run(service: Service, server: "Server", listener: socket.socket) -> N
     try:
         await server.serve(sockets=[listener])
     finally:
-        # uvicorn gives the handlers back; from here another signal changes nothing.
+        # uvicorn gives the handlers back; another SIGTERM must go on changing nothing.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         await service.stop(server.grace_left_s())
     logger.info("stopped")

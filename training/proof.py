@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from app.bundle.features import image_from_bytes, image_shape
+from app.bundle.features import image_from_bytes
 from app.bundle.golden import (
     Golden,
     RawExample,
@@ -173,7 +173,7 @@ def raw_examples(test: Rows) -> tuple[RawExample, ...]:
 
 def encode_png(row: Array, field: ImageField) -> bytes:
     """A PNG file of uint8 [height, width(, 3)] with values 0–maximum, stretched to 0–255."""
-    pixels = (row.reshape(image_shape(field)).astype(np.uint32) * 255) // field.maximum
+    pixels = (row.reshape(field.shape).astype(np.uint32) * 255) // field.maximum
     buffer = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -6,8 +6,7 @@ They say exactly what `app.api.codecs.instances` does; a test with generated ins
 from collections.abc import Sequence
 from typing import Any
 
-from app.api.codecs.instances import integer_range
-from app.bundle.features import image_shape
+from app.api.codecs.instances import MAX_CATEGORY_CHARACTERS, integer_range
 from app.bundle.manifest import (
     CategoryField,
     Dim,
@@ -62,7 +61,7 @@ def _value_schema(field: InputField, spec: TensorSpec) -> Schema:
         case IntegerField():
             return {"type": "integer"} | _bounds(*integer_range(field, spec))
         case CategoryField(accept_unknown=True):
-            return {"type": "string", "maxLength": 1_000}
+            return {"type": "string", "maxLength": MAX_CATEGORY_CHARACTERS}
         case CategoryField():
             return {"type": "string", "enum": list(field.vocabulary)}
         case TextField():
@@ -74,7 +73,7 @@ def _value_schema(field: InputField, spec: TensorSpec) -> Schema:
                 "description": "A PNG, JPEG or WebP file in base64.",
             }
             numbers = _nested({"type": "number", "multipleOf": 1} | _bounds(0, field.maximum),
-                              image_shape(field))  # fmt: skip
+                              field.shape)  # fmt: skip
             return {"oneOf": [numbers, encoded]}
         case _:
             return _nested(_element(spec), spec.shape[1:])
@@ -137,7 +136,7 @@ def _example(field: InputField, signature: Signature) -> Any:
         case TextField():
             return "text"[: field.max_length]
         case ImageField():
-            return _filled(0, image_shape(field))
+            return _filled(0, field.shape)
         case _:
             zero = {"O": "", "b": False}.get(NUMPY_DTYPES[spec.datatype].kind, 0)
             return _filled(zero, [dim if isinstance(dim, int) else 1 for dim in spec.shape[1:]])

@@ -109,7 +109,7 @@ def image_from_numbers(value: Any, field: ImageField) -> NDArray[np.uint8]:
     Raises:
         FeatureError: ragged, of another shape, not whole, or outside 0–maximum.
     """
-    shape = image_shape(field)
+    shape = field.shape
     wanted = " × ".join(str(n) for n in shape)
     try:
         array = np.array(value)
@@ -127,10 +127,3 @@ def image_from_numbers(value: Any, field: ImageField) -> NDArray[np.uint8]:
     if array.min() < 0 or array.max() > field.maximum:
         raise FeatureError(f"must hold numbers from 0 to {field.maximum}")
     return array.astype(np.uint8)
-
-
-def image_shape(field: ImageField) -> tuple[int, ...]:
-    """Shape of one row: (height, width) or (height, width, 3)."""
-    if field.channels == 1:
-        return (field.height, field.width)
-    return (field.height, field.width, field.channels)

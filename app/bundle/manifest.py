@@ -125,6 +125,12 @@ class ImageField(_Field):
     maximum: int = Field(default=255, ge=1, le=255)
     example: tuple[Any, ...] | None = None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row: (height, width), or (height, width, 3)."""
+        size = (self.height, self.width)
+        return size if self.channels == 1 else (*size, self.channels)
+
 
 class TensorField(_Field):
     """Nested numbers of the tensor's own row shape."""
@@ -251,7 +257,7 @@ def _check_carrier(field: InputField, spec: TensorSpec) -> None:
 
 def _check_missing(field: InputField, spec: TensorSpec) -> None:
     """Missing needs a value that says so in the tensor: NaN, or the empty string."""
-    if field.nullable and spec.datatype not in ("FP16", "FP32", "FP64", "BYTES"):
+    if field.nullable and spec.datatype not in _FLOATS | {"BYTES"}:
         raise ValueError(f"field {field.name!r} is nullable, {spec.datatype} cannot say missing")
     if field.nullable and isinstance(field, ImageField | TensorField):
         raise ValueError(f"field {field.name!r}: an {field.kind} cannot be missing")
@@ -271,9 +277,7 @@ def _check_row_shape(field: InputField, spec: TensorSpec) -> None:
     """A field that feeds a whole row has as many values as the row."""
     if field.column is not None or isinstance(field, TensorField):
         return
-    shape: tuple[Dim, ...] = ()
-    if isinstance(field, ImageField):
-        shape = (field.height, field.width, 3)[: 2 if field.channels == 1 else 3]
+    shape = field.shape if isinstance(field, ImageField) else ()
     row = spec.shape[1:]
     if row != shape and not (shape == () and row == (1,)):
         raise ValueError(

@@ -29,7 +29,6 @@ from app.bundle.features import (
     FeatureError,
     image_from_base64,
     image_from_numbers,
-    image_shape,
 )
 from app.bundle.manifest import (
     CategoryField,
@@ -59,7 +58,7 @@ from app.errors import (
 Row = Mapping[str, Any]
 
 _MAX_DETAILS: Final = 20
-_MAX_CATEGORY_CHARACTERS: Final = 1_000
+MAX_CATEGORY_CHARACTERS: Final = 1_000
 #: Tags of an image's two forms; no field can be called so.
 _NUMBERS: Final = "<numbers>"
 _ENCODED: Final = "<encoded>"
@@ -116,7 +115,7 @@ class InstancesCodec:
             return Detail(place, f"Unknown name; known: {', '.join(known[:_MAX_DETAILS])}", kind)
         field = self._fields.get(str(place[2])) if len(place) > 2 else None
         if isinstance(field, ImageField) and kind in _FORM_FAULTS:
-            wanted = " × ".join(str(size) for size in image_shape(field))
+            wanted = " × ".join(str(size) for size in field.shape)
             form = f"Input must be {wanted} nested numbers, or a picture in base64"
             return Detail(place[:3], form, "image_form")
         return Detail(place, message, kind)
@@ -174,7 +173,7 @@ def _value_annotation(field: InputField, spec: TensorSpec) -> Any:
             low, high = integer_range(field, spec)
             return Annotated[int, Field(strict=True, ge=low, le=high)]
         case CategoryField(accept_unknown=True):
-            return Annotated[str, Field(strict=True, max_length=_MAX_CATEGORY_CHARACTERS)]
+            return Annotated[str, Field(strict=True, max_length=MAX_CATEGORY_CHARACTERS)]
         case CategoryField():
             return Literal[field.vocabulary]
         case TextField():
@@ -205,8 +204,7 @@ def integer_range(field: IntegerField, spec: TensorSpec) -> tuple[int | None, in
 
 def _picture(field: ImageField) -> Any:
     nested: Any = _number(0, field.maximum)
-    sizes = (field.height, field.width, *((3,) if field.channels == 3 else ()))
-    for size in reversed(sizes):
+    for size in reversed(field.shape):
         # One fault is enough: a picture has as many as it has numbers.
         exactly = Field(min_length=size, max_length=size, fail_fast=True)
         nested = Annotated[list[nested], exactly]
