@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterator, Sequence
 
-from app.bundle.manifest import CategoryField, ImageField, InputField, Manifest, NumberField
+from app.bundle.manifest import Manifest
+from app.bundle.signature import CategoryField, ImageField, InputField, NumberField
 from training.data.dataset import Dataset
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from app.bundle.manifest import ImageField
+from app.bundle.signature import ImageField
 from app.bundle.tensors import Array
 from training.select import Selection
 from training.validate import Evaluation

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from app.bundle.manifest import CategoryField, ImageField, InputField, IntegerField, NumberField
+from app.bundle.signature import CategoryField, ImageField, InputField, IntegerField, NumberField
 from app.bundle.tensors import Array, Tensors
 
 BINS = 10

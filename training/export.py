@@ -13,7 +13,8 @@ import onnx
 import torch
 from onnx import TensorProto, checker, compose, helper
 
-from app.bundle.manifest import Graph, TensorSpec
+from app.bundle.manifest import Graph
+from app.bundle.signature import TensorSpec
 from app.bundle.tensors import Tensors
 from training.models import Classifier
 from training.preprocess import UNKNOWN, Lookup

@@ -18,15 +18,8 @@ from app.bundle.golden import (
     row_dependence,
     save_golden,
 )
-from app.bundle.manifest import (
-    CategoryField,
-    ImageField,
-    InputField,
-    Manifest,
-    NumberField,
-    NumericClass,
-    Tolerance,
-)
+from app.bundle.manifest import Manifest, NumericClass, Tolerance
+from app.bundle.signature import CategoryField, ImageField, InputField, NumberField
 from app.bundle.tensors import Array, Tensors, row_count, take_rows
 from training import runtime
 from training.config import RunConfig

@@ -6,18 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.bundle import PublishFailed
-from app.bundle.manifest import (
-    GOLDEN_FILE,
-    MODEL_FILE,
-    Batching,
-    Gate,
-    Graph,
-    LabelPrediction,
-    Manifest,
-    Provenance,
-    ScoresPrediction,
-    Signature,
-)
+from app.bundle.manifest import GOLDEN_FILE, MODEL_FILE, Batching, Gate, Graph, Manifest, Provenance
+from app.bundle.signature import LabelPrediction, ScoresPrediction, Signature
 from app.bundle.store import Bundle, publish
 from training.config import RunConfig
 from training.data.dataset import Dataset

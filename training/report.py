@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from app.bundle.manifest import CategoryField, ImageField, InputField, Manifest, NumberField
+from app.bundle.manifest import Manifest
+from app.bundle.signature import CategoryField, ImageField, InputField, NumberField
 from training.card import accepts, model_card
 from training.charts import learning_curves, picture, reliability_diagram, shades
 from training.data.dataset import Dataset, Rows, class_counts

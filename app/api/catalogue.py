@@ -6,7 +6,8 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.bundle.manifest import Gate, Graph, Manifest, Signature
+from app.bundle.manifest import Gate, Graph, Manifest
+from app.bundle.signature import Signature
 from app.engine.model import Model
 from app.engine.proof import Plan
 from app.engine.registry import Entry, Registry

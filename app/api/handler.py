@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from app.api.codecs import Codec, Decoded
 from app.api.head import Headers, body_bytes, check_head, request_id, timeout_ms
 from app.api.reply import Reply, as_modelport_error, error_reply, log_failure, make_reply
-from app.bundle.manifest import Signature
+from app.bundle.signature import Signature
 from app.bundle.tensors import Array
 from app.engine.model import Model, Pending
 from app.engine.registry import Registry

@@ -1,13 +1,14 @@
 """JSON schemas and examples of what a model's fields take and its predictions give.
 
-They say exactly what `app.api.codecs.instances` does; a test with generated instances asks both.
+They say exactly what `app.api.codecs.instance_check` does; a test with generated instances asks
+both.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from app.api.codecs.instances import MAX_CATEGORY_CHARACTERS, integer_range
-from app.bundle.manifest import (
+from app.api.codecs.instance_check import MAX_CATEGORY_CHARACTERS, integer_range
+from app.bundle.signature import (
     CategoryField,
     Dim,
     ImageField,

@@ -15,7 +15,7 @@ from app import __version__
 from app.api.codecs.oip import OipCodec
 from app.api.endpoint import InferenceEndpoint
 from app.api.handler import Handler, InferenceRoute
-from app.bundle.manifest import TensorSpec
+from app.bundle.signature import TensorSpec
 from app.engine.model import Model
 from app.engine.registry import Registry
 from app.errors import NotReady

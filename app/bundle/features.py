@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from app.bundle.manifest import ImageField
+from app.bundle.signature import ImageField
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP")
 #: Checked from the header, before any pixel is decoded.

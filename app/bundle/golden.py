@@ -11,13 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from app.bundle.manifest import (
-    NUMERIC_CLASSES,
-    LabelPrediction,
-    Manifest,
-    NumericClass,
-    Tolerance,
-)
+from app.bundle.manifest import NUMERIC_CLASSES, Manifest, NumericClass, Tolerance
+from app.bundle.signature import LabelPrediction
 from app.bundle.tensors import Array, Tensors, row_count, take_rows
 from app.errors import BundleCorrupt
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from app.bundle.tensors import Array, Tensors
+from app.engine.breaker import Breaker
 from app.engine.isolation import Outcome, Run, run_alone, run_isolated
 from app.engine.workers import Job, Workers
 from app.errors import DeadlineExceeded, Draining, ModelportError, Overloaded
@@ -25,9 +26,6 @@ logger = logging.getLogger(__name__)
 Done = Callable[[Mapping[str, Array] | ModelportError], None]
 
 _COST_SMOOTHING: Final = 0.2
-_FAILURES_TO_PROBE: Final = 5
-_FIRST_COOL_DOWN_S: Final = 1.0
-_LONGEST_COOL_DOWN_S: Final = 30.0
 
 
 class Observer(Protocol):
@@ -90,39 +88,6 @@ class Entry:
             self._timer.cancel()
 
 
-@dataclass(slots=True)
-class _Breaker:
-    """Stops a model whose golden row fails too, so that it does not eat the budget of others."""
-
-    clock: Callable[[], float]
-    failures: int = 0
-    #: From the wish for a probe until its verdict: the batches that fail meanwhile ask for none.
-    probing: bool = False
-    open_until_s: float = -math.inf
-    cool_down_s: float = _FIRST_COOL_DOWN_S
-
-    def fail(self) -> bool:
-        """Count a batch of which nothing succeeded; says whether a probe is wanted now."""
-        self.failures += 1
-        if self.failures < _FAILURES_TO_PROBE or self.probing or self.clock() < self.open_until_s:
-            return False
-        self.probing = True
-        return True
-
-    def succeed(self) -> None:
-        self.failures = 0
-        self.cool_down_s = _FIRST_COOL_DOWN_S
-
-    def acquit(self) -> None:
-        self.probing = False
-        self.succeed()
-
-    def trip(self) -> None:
-        self.probing = False
-        self.open_until_s = self.clock() + self.cool_down_s
-        self.cool_down_s = min(2 * self.cool_down_s, _LONGEST_COOL_DOWN_S)
-
-
 @dataclass(frozen=True, slots=True)
 class _Finished:
     """What a worker thread brings back to the loop."""
@@ -164,7 +129,7 @@ class Batcher:
         self._queued_rows = 0
         self._running: list[Sequence[Entry]] = []
         self._run_s = 0.0
-        self._breaker = _Breaker(self._loop.time)
+        self._breaker = Breaker(self._loop.time)
         self._probe_due = False
         self._closing = False
         self._idle: asyncio.Future[None] | None = None

@@ -9,8 +9,9 @@ import numpy as np
 
 from app.bundle.features import FeatureError, image_from_bytes
 from app.bundle.golden import Golden
-from app.bundle.manifest import Batching, ImageField, Manifest, Signature
+from app.bundle.manifest import Batching, Manifest
 from app.bundle.operators import check_operators
+from app.bundle.signature import ImageField, Signature
 from app.bundle.store import Bundle, verify
 from app.bundle.tensors import Array, Tensors, take_rows
 from app.engine.batcher import Batcher, BatcherLimits, Done, Entry, Observer

@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from app.bundle.golden import Comparison, Golden, replay
-from app.bundle.manifest import LabelPrediction, Manifest, NumericClass, Signature
+from app.bundle.manifest import Manifest, NumericClass
+from app.bundle.signature import LabelPrediction, Signature
 from app.bundle.store import Bundle
 from app.bundle.tensors import Tensors, datatype_of
 from app.engine.candidates import CPU_PROVIDER, Candidate, DeviceKind, Origin

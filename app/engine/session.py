@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import onnxruntime
 
-from app.bundle.manifest import FIELD_NAME_PATTERN, Dim, Signature, TensorSpec
+from app.bundle.signature import FIELD_NAME_PATTERN, Dim, Signature, TensorSpec
 from app.bundle.tensors import Array, Datatype, Tensors
 from app.engine.candidates import CPU_PROVIDER, Candidate
 from app.errors import BundleUnsupported, SessionFailed

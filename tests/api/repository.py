@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from app.bundle.golden import Golden
-from app.bundle.manifest import (
+from app.bundle.signature import (
     CategoryField,
     IntegerField,
     NumberField,

@@ -11,7 +11,7 @@ from app.api.codecs import Codec, Decoded
 from app.api.codecs.instances import InstancesCodec
 from app.api.codecs.json_guard import refuse_deep_nesting
 from app.api.codecs.oip import OipCodec
-from app.bundle.manifest import IntegerField, NumberField
+from app.bundle.signature import IntegerField, NumberField
 from app.bundle.tensors import NUMPY_DTYPES
 from app.errors import MalformedBody, ModelportError
 from tests.support.bundles import RECIPES

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from app.api.openapi import example_instance, unique_names
-from app.bundle.manifest import IntegerField, NumberField, Signature, TextField
+from app.bundle.signature import IntegerField, NumberField, Signature, TextField
 from tests.api.bad_inputs import CASES, Case, operation
 from tests.api.conftest import MakeClient
 from tests.support.bundles import RECIPES, make_bundle

@@ -7,18 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from app.bundle.golden import Golden, save_golden
-from app.bundle.manifest import (
-    GOLDEN_FILE,
-    MODEL_FILE,
-    Batching,
-    Graph,
+from app.bundle.manifest import GOLDEN_FILE, MODEL_FILE, Batching, Graph, Manifest, Tolerance
+from app.bundle.signature import (
     LabelPrediction,
-    Manifest,
     NumberField,
     ScoresPrediction,
     Signature,
     TensorSpec,
-    Tolerance,
 )
 from app.bundle.store import Bundle, publish
 

@@ -16,7 +16,7 @@ from app.bundle.features import (
     image_from_numbers,
     scale_pixels,
 )
-from app.bundle.manifest import ImageField
+from app.bundle.signature import ImageField
 
 GREY = ImageField(name="image", tensor="image", height=2, width=3)
 RGB = ImageField(name="image", tensor="image", height=2, width=3, channels=3)

@@ -4,21 +4,18 @@ import pytest
 from pydantic import ValidationError
 
 from app.bundle import BundleCorrupt, BundleUnsupported
-from app.bundle.manifest import (
-    SCHEMA_VERSION,
+from app.bundle.manifest import SCHEMA_VERSION, Gate, Manifest, parse_manifest
+from app.bundle.signature import (
     CategoryField,
-    Gate,
     ImageField,
     IntegerField,
     LabelPrediction,
-    Manifest,
     NumberField,
     ScoresPrediction,
     Signature,
     TensorSpec,
     TextField,
     ValuePrediction,
-    parse_manifest,
 )
 from tests.bundle.small import SIGNATURE, manifest
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from app.bundle.features import image_from_bytes
 from app.bundle.golden import Golden, RawExample, load_golden, save_golden
-from app.bundle.manifest import GOLDEN_FILE, MODEL_FILE, ImageField
+from app.bundle.manifest import GOLDEN_FILE, MODEL_FILE
+from app.bundle.signature import ImageField
 from app.bundle.store import Bundle, publish
 from app.bundle.tensors import Array, Tensors, datatype_of
 from app.engine.candidates import CPU_PROVIDER, Candidate

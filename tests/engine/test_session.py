@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from app.bundle.golden import replay
-from app.bundle.manifest import Signature, TensorSpec
+from app.bundle.signature import Signature, TensorSpec
 from app.bundle.store import Bundle
 from app.bundle.tensors import datatype_of
 from app.engine.candidates import CPU_PROVIDER, Candidate

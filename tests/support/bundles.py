@@ -9,24 +9,19 @@ from typing import Any, Final
 import numpy as np
 
 from app.bundle.golden import Golden, save_golden
-from app.bundle.manifest import (
-    GOLDEN_FILE,
-    MODEL_FILE,
-    Batching,
+from app.bundle.manifest import GOLDEN_FILE, MODEL_FILE, Batching, Graph, Manifest, Tolerance
+from app.bundle.signature import (
     CategoryField,
-    Graph,
     ImageField,
     InputField,
     IntegerField,
     LabelPrediction,
-    Manifest,
     NumberField,
     PredictionField,
     ScoresPrediction,
     Signature,
     TensorPrediction,
     TensorSpec,
-    Tolerance,
     ValuePrediction,
 )
 from app.bundle.store import Bundle, publish

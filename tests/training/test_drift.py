@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from app.bundle.manifest import CategoryField, NumberField
+from app.bundle.signature import CategoryField, NumberField
 from training.drift import reference_distributions
 from training.pipeline import Outcome
 

@@ -3,7 +3,7 @@ import pytest
 
 from app.bundle.features import image_from_bytes
 from app.bundle.golden import Run, replay, save_golden
-from app.bundle.manifest import ImageField
+from app.bundle.signature import ImageField
 from training import runtime
 from training.config import RunConfig
 from training.errors import ProofFailed

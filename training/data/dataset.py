@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle.manifest import ImageField, InputField, TensorSpec
+from app.bundle.signature import ImageField, InputField, TensorSpec
 from app.bundle.tensors import Array, Tensors, take_rows
 
 Indices = NDArray[np.int64]

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from app.bundle.manifest import ImageField, TensorSpec
+from app.bundle.signature import ImageField, TensorSpec
 from training.data.dataset import Dataset
 
 SOURCE = "scikit-learn load_digits (UCI optical recognition of handwritten digits, test part)"

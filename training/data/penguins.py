@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from app.bundle.manifest import CategoryField, InputField, NumberField, TensorSpec
+from app.bundle.signature import CategoryField, InputField, NumberField, TensorSpec
 from app.bundle.tensors import Array
 from training.data.dataset import Dataset
 from training.errors import EnvironmentTrouble

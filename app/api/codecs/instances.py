@@ -5,24 +5,17 @@ The check of a request is compiled once from the signature; nothing is coerced i
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, NotRequired, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import orjson
 from pydantic import (
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    TypeAdapter,
     ValidationError,
-    with_config,
 )
 
 # pydantic takes only this TypedDict on Python 3.11.
-from typing_extensions import TypedDict
-
 from app.api.codecs import Decoded, ModelRef, never
+from app.api.codecs.instance_check import IMAGE_TAGS, request_adapter
 from app.api.codecs.json_guard import refuse_bulk, refuse_deep_nesting, refuse_duplicate_names
 from app.api.codecs.nested import NestedError, array_from_nested, dims_problem
 from app.bundle.features import (
@@ -30,19 +23,15 @@ from app.bundle.features import (
     image_from_base64,
     image_from_numbers,
 )
-from app.bundle.manifest import (
-    CategoryField,
+from app.bundle.signature import (
     ImageField,
     InputField,
-    IntegerField,
     LabelPrediction,
-    NumberField,
     PredictionField,
     ScoresPrediction,
     Signature,
     TensorField,
     TensorSpec,
-    TextField,
     ValuePrediction,
 )
 from app.bundle.tensors import NUMPY_DTYPES, Array
@@ -58,10 +47,6 @@ from app.errors import (
 Row = Mapping[str, Any]
 
 _MAX_DETAILS: Final = 20
-MAX_CATEGORY_CHARACTERS: Final = 1_000
-#: Tags of an image's two forms; no field can be called so.
-_NUMBERS: Final = "<numbers>"
-_ENCODED: Final = "<encoded>"
 _MAX_FAULTS: Final = 10_000
 #: Faults of an image's form, said better as one.
 _FORM_FAULTS: Final = frozenset({"list_type", "too_short", "too_long"})
@@ -143,78 +128,6 @@ class InstancesCodec:
         )
 
 
-def request_adapter(signature: Signature, max_rows: int) -> TypeAdapter[Any]:
-    """The compiled check of a request body."""
-    fields = {
-        field.name: _annotation(field, signature)
-        if field.required
-        else NotRequired[_annotation(field, signature)]
-        for field in signature.fields
-    }
-    strict = ConfigDict(extra="forbid", strict=True)
-    # Only the functional form can name fields at run time; type checkers cannot follow it.
-    instance = with_config(strict)(TypedDict("instance", fields))  # type: ignore
-    limits = Field(min_length=1, max_length=max_rows)
-    rows = {"instances": Annotated[list[instance], limits]}  # type: ignore
-    request = with_config(strict)(TypedDict("request", rows))  # type: ignore
-    return TypeAdapter(request)
-
-
-def _annotation(field: InputField, signature: Signature) -> Any:
-    checked: Any = _value_annotation(field, signature.input(field.tensor))
-    return checked | None if field.nullable else checked
-
-
-def _value_annotation(field: InputField, spec: TensorSpec) -> Any:
-    match field:
-        case NumberField():
-            return _number(field.minimum, field.maximum)
-        case IntegerField():
-            low, high = integer_range(field, spec)
-            return Annotated[int, Field(strict=True, ge=low, le=high)]
-        case CategoryField(accept_unknown=True):
-            return Annotated[str, Field(strict=True, max_length=MAX_CATEGORY_CHARACTERS)]
-        case CategoryField():
-            return Literal[field.vocabulary]
-        case TextField():
-            return Annotated[str, Field(strict=True, max_length=field.max_length)]
-        case ImageField():
-            return _picture(field)
-        case TensorField():
-            return Any
-
-
-def _number(minimum: float | None, maximum: float | None) -> Any:
-    return Annotated[float, Field(strict=True, allow_inf_nan=False, ge=minimum, le=maximum)]
-
-
-def integer_range(field: IntegerField, spec: TensorSpec) -> tuple[int | None, int | None]:
-    """The narrower of the field's own range and that which its tensor's datatype holds exactly."""
-    low, high = field.minimum, field.maximum
-    dtype = NUMPY_DTYPES[spec.datatype]
-    if dtype.kind in "iu":
-        least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-    elif dtype.kind == "f":
-        most = 2 ** (np.finfo(dtype).nmant + 1)
-        least = -most
-    else:
-        return low, high
-    return least if low is None else max(low, least), most if high is None else min(high, most)
-
-
-def _picture(field: ImageField) -> Any:
-    nested: Any = _number(0, field.maximum)
-    for size in reversed(field.shape):
-        # One fault is enough: a picture has as many as it has numbers.
-        exactly = Field(min_length=size, max_length=size, fail_fast=True)
-        nested = Annotated[list[nested], exactly]
-    numbers: Any = Annotated[nested, Tag(_NUMBERS)]
-    return Annotated[
-        numbers | Annotated[str, Tag(_ENCODED)],
-        Discriminator(lambda value: _ENCODED if isinstance(value, str) else _NUMBERS),
-    ]
-
-
 def invalid(details: Sequence[Detail]) -> ValidationFailed:
     """The error whose message is its first detail."""
     first = details[0]
@@ -225,9 +138,7 @@ def invalid(details: Sequence[Detail]) -> ValidationFailed:
 def _place(loc: Sequence[str | int]) -> tuple[str | int, ...]:
     """A place in the document: without pydantic's tags, and with a stranger's names cut short."""
     return tuple(
-        part[:64] if isinstance(part, str) else part
-        for part in loc
-        if part not in (_NUMBERS, _ENCODED)
+        part[:64] if isinstance(part, str) else part for part in loc if part not in IMAGE_TAGS
     )
 
 

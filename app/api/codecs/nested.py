@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from app.bundle.manifest import Dim, TensorSpec
+from app.bundle.signature import Dim, TensorSpec
 from app.bundle.tensors import NUMPY_DTYPES, Array, Datatype, is_float
 
 

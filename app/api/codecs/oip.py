@@ -15,7 +15,7 @@ from app.api.codecs import Decoded, ModelRef, never
 from app.api.codecs.instances import refuse_non_finite
 from app.api.codecs.json_guard import refuse_bulk, refuse_deep_nesting, refuse_duplicate_names
 from app.api.codecs.nested import NestedError, array_from_flat, dims_problem, flatten
-from app.bundle.manifest import Signature, TensorSpec
+from app.bundle.signature import Signature, TensorSpec
 from app.bundle.tensors import NUMPY_DTYPES, Array, Datatype, datatype_of
 from app.errors import InvalidTensor, MalformedBody, PayloadTooLarge
 
