@@ -9,8 +9,7 @@ from app.api.handler import Handler, HandlerLimits
 from app.bundle.store import Bundle
 from app.engine.cores import available_cores
 from app.engine.model import Model, ModelLimits
-from app.engine.providers import discover
-from app.engine.ranking import Ranking, rank
+from app.engine.opener import Opener, OpenerOptions, RunRequest
 from app.engine.registry import Registry
 from app.engine.workers import Workers
 from app.errors import NotReady
@@ -79,13 +78,13 @@ class Service:
 
     def _load(self, workers: Workers) -> None:
         settings = self.settings
-        ranking = self._rank_providers()
         limits = ModelLimits(settings.queue_rows, settings.max_request_rows)
+        opener = Opener(_opener_options(settings), workers, limits)
 
         def open_model(bundle: Bundle) -> Model:
             manifest = bundle.manifest
             figures = self.metrics.figures(manifest.name, manifest.version)
-            model = Model.open(bundle, ranking, workers, limits, figures)
+            model = opener.open(bundle, figures)
             self.metrics.add(figures, lambda: model.queued_rows, _info(model))
             fell_back = model.plan.fallback
             logger.log(
@@ -99,19 +98,6 @@ class Service:
 
         self.registry.load(settings.models, open_model, settings.loaded_versions)
         self.registry.check(settings.models, settings.require)
-
-    def _rank_providers(self) -> Ranking:
-        found = discover()
-        for problem in found.problems:
-            logger.warning("execution provider", extra={"problem": problem.reason})
-        settings = self.settings
-        ranking = rank(found.candidates, settings.provider, strict=settings.provider_strict)
-        for absent in ranking.rejections:
-            logger.warning(
-                "execution provider",
-                extra={"problem": f"MODELPORT_PROVIDER: {absent.provider} {absent.reason}"},
-            )
-        return ranking
 
     def drain(self) -> None:
         """Say 'not ready' from now on, so that no new requests are sent here."""
@@ -127,6 +113,22 @@ class Service:
             # What is idle ends at once; a run that outlasts the grace period is not waited for.
             self._workers.close(max(_IDLE_END_S, ends_s - time.monotonic()))
             self._workers = None
+
+
+def _opener_options(settings: Settings) -> OpenerOptions:
+    def request(name: str) -> RunRequest:
+        own = settings.of_model(name)
+        assert own.provider is not None  # noqa: S101 (the service's, where it has none)
+        return RunRequest(own.provider, bool(own.provider_strict), own.precision or "fp32")
+
+    return OpenerOptions(
+        request=RunRequest(settings.provider, settings.provider_strict, settings.precision),
+        by_model={name: request(name) for name in settings.per_model},
+        budget_ms=settings.calibration_budget_ms,
+        trial_timeout_s=settings.trial_timeout_s,
+        cache=settings.cache_folder,
+        plans=settings.plan,
+    )
 
 
 def _summary(model: Model) -> dict[str, object]:

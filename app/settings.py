@@ -6,10 +6,12 @@ This is the only file that looks at the environment (but for the telemetry switc
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import SettingsError
@@ -17,6 +19,32 @@ from app.errors import SettingsError
 PREFIX: Final = "MODELPORT_"
 #: Read by the Makefile, not by the service; listed so that they do not count as misspelt.
 _BUILD_VARIABLES: Final = frozenset({"MODELPORT_TORCH_INDEX"})
+
+
+#: Never repeated, not even in the message that refuses it.
+_UNSHOWN: Final = "MODELPORT_ADMIN_KEY"
+
+Precision = Literal["fp32", "auto", "int8", "fp16"]
+
+
+def _split(value: Any) -> Any:
+    """Names by comma, for variables; lists stay lists."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+class ModelSettings(BaseModel):
+    """What may differ for one model; unset means as for the service."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: tuple[str, ...] | None = Field(default=None, min_length=1)
+    provider_strict: bool | None = None
+    precision: Precision | None = None
+    timeout_ms: int | None = Field(default=None, ge=1, le=3_600_000)
+
+    _split_names = field_validator("provider", mode="before")(_split)
 
 
 class Settings(BaseSettings):
@@ -29,6 +57,9 @@ class Settings(BaseSettings):
     models: Annotated[Path, Field(description="Folder of the model repository.")] = Path("models")
     host: Annotated[str, Field(min_length=1, description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port; 0 picks a free one.")] = 8000
+    workers: Annotated[
+        int, Field(ge=1, le=256, description="Processes that serve; the cores are divided.")
+    ] = 1
     default_model: Annotated[
         str | None,
         Field(description="Model that answers `POST /predict` where several are served."),
@@ -41,6 +72,17 @@ class Settings(BaseSettings):
     loaded_versions: Annotated[
         int, Field(ge=1, le=16, description="Newest proved versions of each model kept loaded.")
     ] = 1
+    keep_previous: Annotated[
+        bool, Field(description="Keep the version served before loaded, for instant rollback.")
+    ] = True
+    poll_s: Annotated[
+        float,
+        Field(ge=0, le=3600, description="How often to look for new versions and pins; 0 never."),
+    ] = 5.0
+    admin_key: Annotated[
+        SecretStr | None,
+        Field(min_length=16, description="Bearer token of `/admin`; without it there is none."),
+    ] = None
     provider: Annotated[
         tuple[str, ...],
         NoDecode,
@@ -52,6 +94,34 @@ class Settings(BaseSettings):
     provider_strict: Annotated[
         bool, Field(description="Refuse a model that its first provider cannot prove.")
     ] = False
+    precision: Annotated[
+        Precision,
+        Field(description="Graph to run: `auto` is the fastest of the bundle's that proves."),
+    ] = "fp32"
+    per_model: Annotated[
+        Mapping[str, ModelSettings],
+        Field(
+            description="JSON by model name: `provider`, `provider_strict`, `precision`,"
+            " `timeout_ms`."
+        ),
+    ] = {}
+    trial_timeout_s: Annotated[
+        float | None,
+        Field(gt=0, le=86_400, description="Time to prove a provider; unset: by provider."),
+    ] = None
+    calibration_budget_ms: Annotated[
+        int, Field(ge=0, le=600_000, description="Time to measure a model's costs; 0 for none.")
+    ] = 1500
+    cache: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Folder of verdicts on providers; `auto`: the user's own; `off`: none.",
+        ),
+    ] = "auto"
+    plan: Annotated[
+        Path | None, Field(description="File of plans made by `python -m app plan`.")
+    ] = None
     threads: Annotated[
         int | None,
         Field(ge=1, le=1024, description="Cores to use; unset: affinity and cgroup quota."),
@@ -59,6 +129,10 @@ class Settings(BaseSettings):
     queue_rows: Annotated[
         int, Field(ge=1, le=1_000_000, description="Rows that may wait for one model.")
     ] = 4096
+    queue_bytes: Annotated[
+        int,
+        Field(ge=1024, le=2**40, description="Bytes of tensors that may wait for one model."),
+    ] = 256 * 2**20
     max_request_rows: Annotated[
         int, Field(ge=1, le=1_000_000, description="Rows of one request; more is 413.")
     ] = 1024
@@ -91,12 +165,26 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")
     ] = "info"
 
-    @field_validator("require", "provider", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+    _split_names = field_validator("require", "provider", mode="before")(_split)
+
+    @property
+    def cache_folder(self) -> Path | None:
+        if self.cache == "off":
+            return None
+        if self.cache == "auto":
+            return platformdirs.user_cache_path("modelport")
+        return Path(self.cache)
+
+    def of_model(self, name: str) -> ModelSettings:
+        """What holds for one model: its own settings over those of the service."""
+        own = self.per_model.get(name, ModelSettings()).model_dump(exclude_none=True)
+        common = {
+            "provider": self.provider,
+            "provider_strict": self.provider_strict,
+            "precision": self.precision,
+            "timeout_ms": self.timeout_ms,
+        }
+        return ModelSettings(**(common | own))
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -117,4 +205,5 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = PREFIX + ".".join(str(part) for part in first["loc"][:1]).upper()
-        raise SettingsError(f"{name}={first['input']!r}: {first['msg']}") from None
+        shown = "" if name == _UNSHOWN else f"={first['input']!r}"
+        raise SettingsError(f"{name}{shown}: {first['msg']}") from None

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import SecretStr
+
 from app.bundle.manifest import Manifest
 from app.settings import PREFIX, Settings
 
@@ -42,7 +44,7 @@ def settings_page() -> str:
 
 def _row(name: str, field: Any) -> str:
     default = field.default
-    if default is None or default == ():
+    if default is None or default in ((), {}):
         shown = "unset"
     elif isinstance(default, tuple):
         shown = f"`{','.join(default)}`"
@@ -69,12 +71,15 @@ def _type_word(annotation: Any) -> str:
         return " or ".join(f"`{word}`" for word in typing.get_args(annotation))
     if origin is tuple:
         return "names by comma"
+    if origin is Mapping:
+        return "JSON object"
     words: Mapping[Any, str] = {
         int: "whole number",
         float: "number",
         bool: "`true` or `false`",
         str: "text",
         Path: "path",
+        SecretStr: "text, 16 characters or more",
     }
     return words[annotation]
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from app.bundle.manifest import Gate, Graph, Manifest
 from app.bundle.signature import Signature
 from app.engine.model import Model
-from app.engine.proof import Plan
+from app.engine.plan import Plan
 from app.engine.registry import Entry, Registry
 from app.errors import ModelNotFound
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from app.bundle.golden import Comparison, Golden, replay
-from app.bundle.manifest import Manifest, NumericClass
+from app.bundle.manifest import Manifest
 from app.bundle.signature import LabelPrediction, Signature
 from app.bundle.store import Bundle
 from app.bundle.tensors import Tensors, datatype_of
-from app.engine.candidates import CPU_PROVIDER, Candidate, DeviceKind, Origin
+from app.engine.candidates import CPU_PROVIDER, Candidate
+from app.engine.plan import Plan
 from app.engine.ranking import Choice, Ranking, Rejection
 from app.engine.session import Session
 from app.errors import BundleCorrupt, BundleError, EngineError, ProofFailed
@@ -23,36 +23,6 @@ OpenSession = Callable[[bytes, Candidate, int], Session]
 
 #: A batch that no kernel is tuned for: remainders are where batching goes wrong.
 _ODD_ROWS: Final = 7
-
-
-class Plan(BaseModel):
-    """How a model runs here, and what was proved of it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    provider_requested: tuple[str, ...]
-    #: What the session was opened for.
-    provider_opened: str
-    #: What runs most nodes of the graph; another one where `provider_opened` claimed few of them.
-    provider: str
-    device: DeviceKind
-    device_name: str
-    origin: Origin
-    reason: str
-    #: Serves only because nothing that was asked for could.
-    fallback: bool
-    numeric_class: NumericClass
-    #: Largest |got - want| of each float output on the golden rows.
-    max_abs_error: Mapping[str, float]
-    #: Graph nodes after optimisation; empty where the runtime does not tell.
-    nodes_by_provider: Mapping[str, int]
-    rejected: tuple[Rejection, ...]
-    intra_op_threads: int
-    max_rows: int
-    #: Batch sizes at which the golden rows were replayed.
-    checked_rows: tuple[int, ...]
-    #: Time to open the session and replay the golden rows.
-    proof_ms: float
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,13 @@ PATIENCE_S: Final = 30.0
 def environment(**settings: object) -> dict[str, str]:
     """The environment of a child: nothing of ours but the given settings (`port=0` and so on)."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MODELPORT_")}
-    quick = {"MODELPORT_PROVIDER": "cpu", "MODELPORT_PORT": "0", "PYTHONWARNINGS": "error"}
+    quick = {
+        "MODELPORT_PROVIDER": "cpu",
+        "MODELPORT_PORT": "0",
+        "MODELPORT_CACHE": "off",
+        "MODELPORT_CALIBRATION_BUDGET_MS": "0",
+        "PYTHONWARNINGS": "error",
+    }
     given = {f"MODELPORT_{name.upper()}": str(value) for name, value in settings.items()}
     return kept | quick | given
 

@@ -9,7 +9,8 @@ from app.bundle.golden import Golden
 from app.bundle.manifest import Batching, Tolerance
 from app.bundle.store import Bundle
 from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.proof import Plan, Proved, batch_sizes, prove
+from app.engine.plan import Plan
+from app.engine.proof import Proved, batch_sizes, prove
 from app.engine.providers import Discovery
 from app.engine.ranking import Ranking, Rejection, rank
 from app.engine.session import Session
