@@ -5,7 +5,7 @@ ARG PYTHON_VERSION=3.11
 
 FROM python:${PYTHON_VERSION}-slim-bookworm AS base
 # Fresh named volumes take their owner from here.
-RUN install -d -o 10001 -g 10001 /models
+RUN install -d -o 10001 -g 10001 /models /cache
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -60,11 +60,13 @@ COPY app ./app
 # compile anew. Python's own modules have none either, so it is made for all that is imported.
 ENV PYTHONPYCACHEPREFIX=/opt/pycache
 RUN PYTHONDONTWRITEBYTECODE='' python -c 'import app.__main__, app.doctor, app.healthcheck, \
-app.server, pydantic.v1, uvicorn.loops.auto, uvicorn.loops.uvloop, uvicorn.lifespan.off, \
+app.pin, app.planning, app.server, app.supervisor, app.engine.in_child, \
+pydantic.v1, uvicorn.loops.auto, uvicorn.loops.uvloop, uvicorn.lifespan.off, \
 uvicorn.protocols.http.httptools_impl, uvicorn.protocols.websockets.auto; \
 from PIL import Image; Image.preinit()'
 ENV MODELPORT_HOST=0.0.0.0 \
     MODELPORT_PORT=8000 \
+    MODELPORT_CACHE=/cache \
     MODELPORT_DRAIN_DELAY_S=0.5
 USER 10001:10001
 EXPOSE 8000

@@ -15,10 +15,11 @@ export ORT_DISABLE_TELEMETRY := 1
 TORCH_INDEX := $(if $(MODELPORT_TORCH_INDEX),--extra-index-url "$(MODELPORT_TORCH_INDEX)")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve train train-missing test test-app test-fast check format lint types lock image-test docs clean
+.PHONY: help serve train train-missing test test-app test-fast test-gpu check format lint types \
+	lock image-test docs clean bench-engine bench-overload bench-reload
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---------------------------------------------------------------- environments
 
@@ -94,6 +95,18 @@ docs: $(VENV)/.dev  ## make the generated documents anew
 
 lock: $(VENV)/.dev  ## write constraints.txt from the newest versions that pyproject.toml allows
 	deploy/lock.sh $(PYTHON)
+
+test-gpu: $(VENV)/.dev  ## the proof's tests on the GPUs and NPUs that are here; skipped without
+	$(BIN)/python -m pytest -q -rs -m gpu
+
+bench-engine: $(VENV)/.dev  ## the plan against the best configuration found by hand
+	$(BIN)/python -m bench.engine
+
+bench-overload: $(VENV)/.dev  ## goodput and latency at 2 and 10 times the peak
+	$(BIN)/python -m bench.overload
+
+bench-reload: $(VENV)/.dev  ## new versions every 2 s for 2 minutes, one in three broken
+	$(BIN)/python -m bench.reload
 
 image-test: ## build the serving image, run it hardened, and check it (docker or podman)
 	$(PYTHON) tests/image/image_test.py

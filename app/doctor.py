@@ -10,6 +10,7 @@ from app.bundle.store import ModelFolder, open_bundle, scan, verify
 from app.engine.cores import available_cores
 from app.engine.providers import discover
 from app.engine.ranking import rank
+from app.engine.selection import Policy, Standing, choose
 from app.errors import ModelportError
 from app.settings import Settings
 
@@ -72,7 +73,8 @@ def _models(settings: Settings) -> tuple[Sequence[str], bool]:
     served: dict[str, int | None] = {}
     for folder in folders:
         states = {number: _state(folder, number) for number in folder.versions}
-        served[folder.name], why = _choice(folder, states)
+        complete = frozenset(number for number, state in states.items() if state.is_complete)
+        served[folder.name], why = _choice(folder, complete)
         lines.append(f"  {folder.name}: {why}")
         lines += [f"    problem: {problem}" for problem in folder.problems]
         lines += [f"    version {number}: {state.text}" for number, state in states.items()]
@@ -98,21 +100,16 @@ def _state(folder: ModelFolder, number: int) -> _State:
     return _State(True, f"complete, {bundle.manifest.task}, digest {bundle.digest[:12]}")
 
 
-def _choice(folder: ModelFolder, states: Mapping[int, _State]) -> tuple[int | None, str]:
-    """The version that would be served, and why it or none. A pin is obeyed, or nothing is."""
-    if folder.pin_problem:
-        return None, f"not served, problem: {folder.pin_problem}"
-    if folder.pin is not None:
-        state = states.get(folder.pin)
-        if state is None:
-            return None, f"not served, problem: pinned version {folder.pin} is absent"
-        if not state.is_complete:
-            return None, f"not served, problem: pinned version {folder.pin} is broken"
-        return folder.pin, f"version {folder.pin} would be served, which is pinned"
-    newest = next((number for number, state in states.items() if state.is_complete), None)
-    if newest is None:
+def _choice(folder: ModelFolder, complete: frozenset[int]) -> tuple[int | None, str]:
+    """The version that would be served if every complete one proved, and why it or none."""
+    standing = Standing(complete, set(folder.versions) - complete)
+    choice = choose(folder, standing, Policy())
+    if choice.pin_problem:
+        return None, f"not served, problem: {choice.pin_problem}"
+    if choice.serve is None:
         return None, "not served, no version is complete"
-    return newest, f"version {newest} would be served, the newest that is complete"
+    why = "which is pinned" if folder.pin is not None else "the newest that is complete"
+    return choice.serve, f"version {choice.serve} would be served, {why}"
 
 
 def _missing(settings: Settings, served: Mapping[str, int | None]) -> Iterator[str]:

@@ -3,7 +3,8 @@
 ModelportError                      500 internal
 ├── StartupError                    the process cannot start: one line on stderr, exit status 2
 │   ├── SettingsError               a setting is unknown or has a bad value
-│   └── NothingToServe              no model can be served, or a required one cannot
+│   ├── NothingToServe              no model can be served, or a required one cannot
+│   └── PinFailed                   a version cannot be pinned from the command line; status 1
 ├── BundleError                     a published model is not what it says
 │   ├── BundleIncomplete            a file that the manifest names is missing or short
 │   ├── BundleCorrupt               a file or the manifest differs from what was published
@@ -16,11 +17,14 @@ ModelportError                      500 internal
 └── RequestError                    400 bad_request: the caller can do something about it
     ├── MalformedBody               400 malformed_body
     ├── InvalidTensor               400 invalid_tensor
+    ├── Unauthorized                401 unauthorized (WWW-Authenticate says how)
     ├── NotFound                    404 not_found
     │   ├── ModelNotFound           404 model_not_found
     │   └── ModelRequired           404 model_required
     ├── MethodNotAllowed            405 method_not_allowed
     ├── RequestTimeout              408 request_timeout
+    ├── PinRefused                  409 pin_refused
+    ├── RepositoryReadOnly          409 read_only
     ├── PayloadTooLarge             413 payload_too_large
     ├── UnsupportedMediaType        415 unsupported_media_type
     ├── ValidationFailed            422 validation_failed
@@ -67,6 +71,10 @@ class SettingsError(StartupError):
 
 class NothingToServe(StartupError):
     exit_status: ClassVar[int] = 3
+
+
+class PinFailed(StartupError):
+    exit_status: ClassVar[int] = 1
 
 
 class BundleError(ModelportError):
@@ -118,6 +126,11 @@ class InvalidTensor(RequestError):
     code = "invalid_tensor"
 
 
+class Unauthorized(RequestError):
+    status = 401
+    code = "unauthorized"
+
+
 class NotFound(RequestError):
     status = 404
     code = "not_found"
@@ -139,6 +152,16 @@ class MethodNotAllowed(RequestError):
 class RequestTimeout(RequestError):
     status = 408
     code = "request_timeout"
+
+
+class PinRefused(RequestError):
+    status = 409
+    code = "pin_refused"
+
+
+class RepositoryReadOnly(RequestError):
+    status = 409
+    code = "read_only"
 
 
 class PayloadTooLarge(RequestError):

@@ -1,5 +1,6 @@
 """Builds the web application and wires it to the service."""
 
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
-from app.api import boundary, catalogue, health, openapi, predict, v2
+from app.api import admin, boundary, catalogue, health, openapi, predict, v2
 from app.service import Service
 from app.settings import Settings, load_settings
 
@@ -56,6 +57,17 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     app.include_router(health.router(lambda: running.is_ready, running.metrics))
     app.include_router(catalogue.router(lambda: running.registry))
     app.include_router(v2.router(lambda: running.is_ready, lambda: running.registry))
+    if settings.admin_key is not None:
+        app.include_router(
+            admin.router(
+                admin.Admin(
+                    admin.hash_key(settings.admin_key.get_secret_value()),
+                    lambda: running.registry,
+                    lambda: running.reloader,
+                    lambda: running.tell_others(),  # noqa: PLW0108 (it may be set later)
+                )
+            )
+        )
     app.openapi = _documented(app, running)  # type: ignore[method-assign]
     return app
 
@@ -79,12 +91,15 @@ def _framework(settings: Settings, lifespan: Any) -> FastAPI:
 def _documented(app: FastAPI, service: Service) -> Any:
     """`app.openapi`, made anew whenever other versions are served."""
     made: dict[tuple[str, ...], dict[str, Any]] = {}
+    ordinary = functools.cache(lambda: openapi.ordinary_routes(app))
 
     def document() -> dict[str, Any]:
         key = tuple(model.digest for model in service.registry.served.values())
         if key not in made:
             made.clear()
-            made[key] = openapi.build(app, service.registry, service.settings.max_request_rows)
+            made[key] = openapi.build(
+                ordinary(), service.registry, service.settings.max_request_rows
+            )
         return made[key]
 
     return document

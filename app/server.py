@@ -1,10 +1,13 @@
 """Runs the service on uvicorn: bind first, prove, serve, drain."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import FrameType
 from typing import Final
 
@@ -13,12 +16,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.head import request_id
 from app.api.reply import error_reply, log_failure
-from app.errors import RequestError, SettingsError
+from app.errors import RequestError
+from app.listener import bind, cannot_listen
 from app.main import create_app
+from app.ops.lag import watched
 from app.service import Service
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+Beside = Callable[["Server", Service], AbstractAsyncContextManager[Callable[[], None]]]
 
 _LAST_WORDS_S: Final = 1.0
 
@@ -30,63 +37,66 @@ def serve(settings: Settings) -> None:
         SettingsError: the address cannot be listened on.
         NothingToServe: no model can be served.
     """
-    with _bind(settings) as listener:
-        service = Service(settings)
-        config = uvicorn.Config(
-            create_app(service=service),
-            http=Protocol,
-            lifespan="off",  # the service is started here, so that its errors are ours to show
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=max(1, round(settings.grace_s)),
-        )
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_run(service, Server(config, service), listener))
+    with bind(settings) as listener:
+        run(Service(settings), listener)
 
 
-def _bind(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        # Bound but not yet listening: a client is refused until the models are proved.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-    except (OSError, UnicodeError, TypeError) as error:  # the last two for what is no host name
-        listener.close()
-        raise _cannot_listen(settings, error) from None
-    return listener
+def run(service: Service, listener: socket.socket, beside: Beside | None = None) -> None:
+    """Start the service and serve on a socket that is bound; returns after a clean shutdown.
 
-
-def _cannot_listen(settings: Settings, error: Exception) -> SettingsError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return SettingsError(
-        f"cannot listen on {settings.host} port {settings.port}: {reason.lower()}; "
-        "choose another with MODELPORT_HOST and MODELPORT_PORT"
+    Args:
+        beside: entered before the start and left after the end; gives what is to be called once
+            requests are accepted.
+    Raises:
+        SettingsError, NothingToServe: as `serve`.
+    """
+    config = uvicorn.Config(
+        create_app(service=service),
+        http=Protocol,
+        lifespan="off",  # the service is started here, so that its errors are ours to show
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(service.settings.grace_s)),
     )
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_run(service, Server(config, service), listener, beside or _alone))
 
 
-async def _run(service: Service, server: "Server", listener: socket.socket) -> None:
+@asynccontextmanager
+async def _alone(server: "Server", service: Service) -> AsyncIterator[Callable[[], None]]:  # noqa: ARG001
+    yield lambda: None
+
+
+async def _run(service: Service, server: "Server", listener: socket.socket, beside: Beside) -> None:
     server.remember_loop(asyncio.get_running_loop())
-    await service.start()
-    try:
-        listener.listen(server.config.backlog)
-    except OSError as error:  # another process was quicker since it was bound
-        await service.stop()
-        raise _cannot_listen(service.settings, error) from None
+    async with beside(server, service) as ready:
+        server.on_ready = ready
+        await service.start()
+        try:
+            listener.listen(server.config.backlog)
+        except OSError as error:  # another process was quicker since it was bound
+            await service.stop()
+            raise cannot_listen(service.settings, error) from None
+        signal.signal(signal.SIGHUP, server.handle_hangup)
+        logger.info("serving", extra=_where(listener, service))
+        # What lives as long as the process need not be looked through again and again.
+        gc.collect()
+        gc.freeze()
+        try:
+            async with watched(service.metrics.lag_s):
+                await server.serve(sockets=[listener])
+        finally:
+            # uvicorn gives the handlers back; another SIGTERM must go on changing nothing.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            await service.stop(server.grace_left_s())
+    logger.info("stopped")
+
+
+def _where(listener: socket.socket, service: Service) -> dict[str, str]:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    logger.info(
-        "serving",
-        extra={"url": f"http://{shown}:{port}", "models": ", ".join(service.registry.served)},
-    )
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        # uvicorn gives the handlers back; another SIGTERM must go on changing nothing.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        await service.stop(server.grace_left_s())
-    logger.info("stopped")
+    return {"url": f"http://{shown}:{port}", "models": ", ".join(service.registry.served)}
 
 
 class Protocol(HttpToolsProtocol):
@@ -116,11 +126,20 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
         self._stopped_accepting_s = 0.0
+        self._rescan_is_due = False
+        #: Called once requests are accepted.
+        self.on_ready: Callable[[], None] = lambda: None
 
     def grace_left_s(self) -> float:
         """What shutting down the connections has left of the grace period."""
         spent_s = time.monotonic() - self._stopped_accepting_s
         return max(0.0, self._service.settings.grace_s - spent_s)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_ready()
+        if self._rescan_is_due:
+            self._service.rescan()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopped_accepting_s = time.monotonic()
@@ -131,6 +150,18 @@ class Server(uvicorn.Server):
 
     def remember_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+
+    def rescan(self) -> None:
+        """Look at the repository now, or as soon as requests are accepted."""
+        if not self.started:
+            self._rescan_is_due = True
+        elif not self._stopping:
+            self._service.rescan()
+
+    def handle_hangup(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """SIGHUP: look at the repository now."""
+        assert self._loop is not None  # noqa: S101 (the handler is set by what runs on it)
+        self._loop.call_soon_threadsafe(self.rescan)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """SIGTERM drains; another changes nothing. A second Ctrl-C stops waiting."""

@@ -17,7 +17,8 @@ LAYERS = {
     "app/errors.py": (),
     "app/__init__.py": (),
     "app/bundle/": ("app.bundle", "app.errors"),
-    "app/engine/": ("app.engine", "app.bundle", "app.errors"),
+    "app/program.py": (),
+    "app/engine/": ("app", "app.engine", "app.bundle", "app.errors", "app.program"),
     "app/ops/": ("app.ops", "app.bundle", "app.errors"),
     "app/settings.py": ("app.errors",),
     "app/api/": (

@@ -195,8 +195,27 @@ class TestCommands:
 
         assert ended.returncode == 0
         assert "serve" in ended.stdout
-        assert "doctor" in ended.stdout
+        for command in ("serve", "doctor", "plan", "pin", "unpin"):
+            assert f"\n    {command} " in ended.stdout
+        # What only a supervisor starts is not for people.
+        assert "worker" not in ended.stdout
         assert ended.stderr == ""
+
+    @pytest.mark.parametrize(
+        ("command", "told"),
+        [
+            ("serve", "--workers N"),
+            ("doctor", "--models DIR"),
+            ("plan", "MODELPORT_PLAN"),
+            ("pin", "MODELPORT_POLL_S"),
+            ("unpin", "MODELPORT_POLL_S"),
+        ],
+    )
+    def test_help_of_a_command(self, command: str, told: str) -> None:
+        ended = run_app(command, "--help")
+
+        assert ended.returncode == 0
+        assert told in ended.stdout
 
     def test_version(self) -> None:
         assert run_app("--version").stdout == f"modelport {__version__}\n"
@@ -326,3 +345,25 @@ class TestDoctor:
         os.close(writer)
 
         assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+class TestPin:
+    def test_a_pin_is_obeyed_until_it_is_removed(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            make_bundle(tmp_path, "affine", "affine")
+
+        pinned = run_app("pin", "affine", "1", models=tmp_path)
+        found = run_app("doctor", models=tmp_path)
+        removed = run_app("unpin", "affine", models=tmp_path)
+
+        assert (pinned.returncode, removed.returncode) == (0, 0), pinned.stderr + removed.stderr
+        assert "version 1 would be served, which is pinned" in found.stdout
+        assert not (tmp_path / "affine" / "serve.json").exists()
+
+    @pytest.mark.parametrize("arguments", [("affine", "7"), ("other", "1")])
+    def test_what_cannot_be_pinned(self, repository: Path, arguments: tuple[str, str]) -> None:
+        ended = run_app("pin", *arguments, models=repository, log_format="text")
+
+        assert ended.returncode != 0
+        assert ended.stderr.startswith("modelport: ")
+        assert ended.stderr.count("\n") == 1

@@ -5,9 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -16,6 +14,7 @@ import pytest
 from tests.api.live import PATIENCE_S, ROOT, LiveServer, environment, head
 from tests.conftest import StartServer
 from tests.support.bundles import make_bundle
+from tests.team import callers, wait_until
 
 BODY = b'{"instances":[{"a":1,"b":2,"c":3}]}'
 HEAD = head("/predict", {"Content-Type": "application/json", "Content-Length": str(len(BODY))})
@@ -212,25 +211,11 @@ class TestEnd:
         """Callers stop once it is not ready, as a balancer does; all that they sent is served."""
         for _ in range(5):
             server = start_server(repository, drain_delay_s=0.5)
-            gone = threading.Event()
-
-            def call_until_gone(server: LiveServer = server, gone: threading.Event = gone) -> int:
-                answered = 0
-                with server.client() as client:
-                    while not gone.is_set():
-                        assert client.post("/predict", content=BODY).status_code == 200
-                        answered += 1
-                return answered
-
-            with ThreadPoolExecutor(8) as threads, server.client() as balancer:
-                callers = [threads.submit(call_until_gone) for _ in range(8)]
-                time.sleep(0.3)
+            with callers(server, retries=0, count=8) as tally, server.client() as balancer:
+                wait_until(lambda tally=tally: tally.right > 50, "answers come")
                 server.signal(signal.SIGTERM)
                 wait_for_status(balancer, "/health/ready", 503)
-                time.sleep(0.1)
-                gone.set()
-                answered = [caller.result(PATIENCE_S) for caller in callers]
-            assert min(answered) > 5
+            assert (tally.wrong, tally.failed) == (0, [])
             assert server.wait() == 0
 
 
@@ -292,7 +277,7 @@ def test_a_provider_that_is_not_there_is_warned_of(
 
     warnings = [line for line in server.log_lines() if line["level"] == "warning"]
 
-    assert "Foo is not available here" in warnings[0]["problem"]
+    assert "Foo, which is not available here" in warnings[0]["problem"]
     assert warnings[1]["message"] == "model loaded, not on a provider that was asked for"
 
 

@@ -27,6 +27,7 @@ from app.errors import (
     ModelportError,
     NotFound,
     RequestError,
+    Unauthorized,
     ValidationFailed,
 )
 from app.ops.metrics import Metrics
@@ -130,6 +131,8 @@ def _respond(request: Request, error: ModelportError, headers: Mapping[str, str]
     context.outcome = error.code
     log_failure(error, context.request, _ROUTE)
     extra = dict(headers)
+    if isinstance(error, Unauthorized):
+        extra["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         extra["Retry-After"] = str(error.retry_after_s)
     body = orjson.dumps(error_body(error, context.request))

@@ -8,10 +8,10 @@ from pydantic import BaseModel
 
 from app.bundle.manifest import Gate, Graph, Manifest
 from app.bundle.signature import Signature
+from app.engine.entry import REPLACED, Entry
 from app.engine.model import Model
 from app.engine.plan import Plan
-from app.engine.registry import Entry, Registry
-from app.errors import ModelNotFound
+from app.engine.registry import Registry
 
 
 class ModelSummary(BaseModel):
@@ -29,10 +29,14 @@ class ModelList(BaseModel):
 
 
 class VersionState(BaseModel):
-    """A version of the repository. `reason` says why one is refused; it is empty otherwise."""
+    """A version of a model.
+
+    `gone` is one that serves or is loaded, and is not in the repository any more. `reason` says why
+    one is refused, or that other files lie where one was loaded from; it is empty otherwise.
+    """
 
     version: int
-    state: Literal["serving", "loaded", "refused", "available"]
+    state: Literal["serving", "loaded", "loading", "refused", "available", "gone"]
     reason: str
 
 
@@ -55,6 +59,8 @@ class ModelDetail(ModelSummary):
     versions: list[VersionState]
     #: Set where serve.json pins the model.
     pin: int | None = None
+    #: Why the pin is not obeyed.
+    pin_problem: str | None = None
 
 
 def router(registry: Callable[[], Registry]) -> APIRouter:
@@ -73,10 +79,7 @@ def router(registry: Callable[[], Registry]) -> APIRouter:
         response_model_exclude_none=True,
     )
     async def get_model(name: str) -> ModelDetail:
-        entry = registry().entries.get(name)
-        if entry is None:
-            raise ModelNotFound(f"no model {name[:64]!r} is in the repository")
-        return _detail(registry().get(name), entry, registry())
+        return _detail(registry().get(name), registry().entry(name), registry())
 
     return routes
 
@@ -108,7 +111,8 @@ def _detail(model: Model, entry: Entry, registry: Registry) -> ModelDetail:
         labels=list(labels(manifest)),
         created_at=manifest.created_at.isoformat(),
         pin=entry.pin,
-        versions=[_version(entry, version) for version in entry.versions],
+        pin_problem=entry.pin_problem or None,
+        versions=version_states(entry),
     )
 
 
@@ -120,11 +124,23 @@ def labels(manifest: Manifest) -> tuple[str, ...]:
     return ()
 
 
+def version_states(entry: Entry) -> list[VersionState]:
+    """Every version that is in the repository or loaded, newest first."""
+    numbers = sorted({*entry.versions, *entry.loaded}, reverse=True)
+    return [_version(entry, version) for version in numbers]
+
+
 def _version(entry: Entry, version: int) -> VersionState:
-    if version == entry.served:
-        return VersionState(version=version, state="serving", reason="")
     if version in entry.loaded:
-        return VersionState(version=version, state="loaded", reason="")
-    if version in entry.refused:
-        return VersionState(version=version, state="refused", reason=entry.refused[version])
-    return VersionState(version=version, state="available", reason="")
+        reason = entry.refused.get(version, REPLACED) if version in entry.replaced else ""
+        return VersionState(version=version, state=_loaded_state(entry, version), reason=reason)
+    reason = entry.refused.get(version, "")
+    if version in (entry.loading, entry.wanted):
+        return VersionState(version=version, state="loading", reason=reason)
+    return VersionState(version=version, state="refused" if reason else "available", reason=reason)
+
+
+def _loaded_state(entry: Entry, version: int) -> Literal["serving", "loaded", "gone"]:
+    if version not in entry.versions:
+        return "gone"
+    return "serving" if version == entry.served else "loaded"

@@ -8,18 +8,26 @@ deadlines, request ids, metrics and failure logs are here and nowhere else.
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from app.api.codecs import Codec, Decoded
-from app.api.head import Headers, body_bytes, check_head, request_id, timeout_ms
+from app.api.head import (
+    Headers,
+    body_bytes,
+    check_head,
+    may_stay_open,
+    request_id,
+    timeout_ms,
+)
 from app.api.reply import Reply, as_modelport_error, error_reply, log_failure, make_reply
 from app.bundle.signature import Signature
 from app.bundle.tensors import Array
+from app.engine.job_queue import JobQueue
 from app.engine.model import Model, Pending
 from app.engine.registry import Registry
-from app.engine.workers import JobQueue, Workers
+from app.engine.workers import Workers
 from app.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -44,11 +52,19 @@ class InferenceRoute:
 
 @dataclass(frozen=True, slots=True)
 class HandlerLimits:
-    """Of one request: `max_body_bytes`, `timeout_ms`; of all at once: `pending_body_bytes`."""
+    """Of one request, and of all at once.
+
+    Attributes:
+        max_body_bytes: of one body.
+        timeout_ms: of a request that names no time limit.
+        pending_body_bytes: of all bodies that are being read or wait.
+        timeout_ms_by_model: as `timeout_ms`, of models that have their own.
+    """
 
     max_body_bytes: int
     timeout_ms: int
     pending_body_bytes: int
+    timeout_ms_by_model: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +75,9 @@ class Admission:
     request: str
     model: Model
     codec: Codec
-    timeout_ms: int
+    #: Both on the event loop's clock.
+    admitted_s: float
+    deadline_s: float
     #: As announced by Content-Length; 0 where it is not.
     body_bytes: int
 
@@ -84,6 +102,8 @@ class Handler:
         self.decoders = JobQueue(workers, _MAX_DECODING)
         self._pending_body_bytes = 0
         self._codecs: WeakKeyDictionary[Model, dict[str, Codec]] = WeakKeyDictionary()
+        #: Those that have been asked for.
+        self._routes: dict[str, InferenceRoute] = {}
 
     def admit(
         self, route: InferenceRoute, model: str | None, version: str | None, headers: Headers
@@ -96,19 +116,29 @@ class Handler:
         """
         self.metrics.received[route.name] += 1
         request = request_id(headers)
+        target: Model | None = None
         try:
             check_head(headers, self.limits.max_body_bytes)
-            limit_ms = timeout_ms(headers, self.limits.timeout_ms)
+            own_ms = timeout_ms(headers)
             target = self.registry.get(model, version)
+            admitted_s = self.loop.time()
+            deadline_s = admitted_s + (own_ms or self._timeout_ms(target)) / 1e3
+            target.check_admission(deadline_s)
             codec = self._codec(route, target)
             size = body_bytes(headers)
             self.reserve(size)
         except Exception as error:
             known = as_modelport_error(error)
-            self.count(route.name, "", known.code)
-            log_failure(known, request, route.name)
-            return error_reply(known, request, close=True)
-        return Ticket(self, Admission(route.name, request, target, codec, limit_ms, size))
+            name = "" if target is None else target.name
+            self.count(route.name, name, known.code)
+            log_failure(known, request, route.name, name)
+            return error_reply(known, request, close=not may_stay_open(known, headers))
+        return Ticket(
+            self, Admission(route.name, request, target, codec, admitted_s, deadline_s, size)
+        )
+
+    def _timeout_ms(self, model: Model) -> int:
+        return self.limits.timeout_ms_by_model.get(model.name, self.limits.timeout_ms)
 
     def reserve(self, count: int) -> None:
         """Count bytes of a body that is being read or waits, over all requests.
@@ -128,8 +158,15 @@ class Handler:
         codecs = self._codecs.setdefault(model, {})
         codec = codecs.get(route.name)
         if codec is None:
+            self._routes[route.name] = route
             codec = codecs[route.name] = route.make_codec(model.manifest.signature)
         return codec
+
+    def prepare(self, model: Model) -> None:
+        """Make the codecs of the routes in use before the model serves; on any thread."""
+        routes = list(self._routes.values())
+        made = {route.name: route.make_codec(model.manifest.signature) for route in routes}
+        self.loop.call_soon_threadsafe(self._codecs.setdefault, model, made)
 
     def model_metrics(self, model: Model) -> ModelMetrics:
         return self.metrics.models[model.name, str(model.version)]
@@ -142,6 +179,7 @@ class Ticket:
     """One admitted request: `finish` or `refuse` it once, or `cancel` it."""
 
     __slots__ = (
+        "_admitted_s",
         "_body_bytes",
         "_codec",
         "_deadline_s",
@@ -164,7 +202,8 @@ class Ticket:
         self._model = admission.model
         self._codec = admission.codec
         # Deadlines are on the loop's clock; stages are timed by one that is finer on some loops.
-        self._deadline_s = handler.loop.time() + admission.timeout_ms / 1e3
+        self._admitted_s = admission.admitted_s
+        self._deadline_s = admission.deadline_s
         self._started_s = time.perf_counter()
         self._body_bytes = admission.body_bytes
         self._timer: asyncio.TimerHandle | None = None
@@ -232,6 +271,9 @@ class Ticket:
         decode_s = time.perf_counter() - self._started_s
         self._handler.model_metrics(self._model).decode_s.observe(decode_s)
         self._decoded = decoded
+        if decoded.timeout_us is not None:
+            limit_s = self._admitted_s + decoded.timeout_us / 1e6
+            self._deadline_s = min(self._deadline_s, limit_s)
         self._pending = self._model.submit(
             decoded.inputs, decoded.rows, self._deadline_s, self._done
         )
@@ -251,7 +293,8 @@ class Ticket:
             return
         now = time.perf_counter()
         self._handler.model_metrics(model).encode_s.observe(now - started)
-        self._end("ok", make_reply(200, body, self._request), now)
+        reply = make_reply(200, body, self._request, more_headers=(model.provider_header,))
+        self._end("ok", reply, now)
 
     def _fail(self, error: Exception) -> None:
         known = as_modelport_error(error)

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from app.api.reply import JSON, REQUEST_ID_HEADER
-from app.errors import MalformedBody, PayloadTooLarge, RequestError, UnsupportedMediaType
+from app.errors import (
+    MalformedBody,
+    ModelportError,
+    PayloadTooLarge,
+    RequestError,
+    Unavailable,
+    UnsupportedMediaType,
+)
 
 #: Header names in lower case.
 Headers = Mapping[bytes, bytes]
@@ -15,6 +22,7 @@ Headers = Mapping[bytes, bytes]
 TIMEOUT_HEADER: Final = b"modelport-timeout-ms"
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MAX_TIMEOUT_MS: Final = 3_600_000
+_SHORT_BODY_BYTES: Final = 64 * 1024
 _PROCESS_ID: Final = secrets.token_hex(6)
 _numbers: Final = itertools.count(1)
 
@@ -57,19 +65,30 @@ def body_bytes(headers: Headers) -> int:
     return int(headers.get(b"content-length", b"0"))
 
 
+def may_stay_open(error: ModelportError, headers: Headers) -> bool:
+    """Whether the connection can take another request after a refusal by the head.
+
+    The rest of the body is still to come and has to be swallowed. Where it is short, that costs
+    less than a new connection, which matters to a service that refuses because it is overloaded.
+    """
+    if not isinstance(error, Unavailable) or b"expect" in headers:
+        return False
+    return b"content-length" in headers and body_bytes(headers) <= _SHORT_BODY_BYTES
+
+
 def too_large(max_body_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body is larger than {max_body_bytes} bytes")
 
 
-def timeout_ms(headers: Headers, default_ms: int) -> int:
-    """The request's own time limit, or the default.
+def timeout_ms(headers: Headers) -> int | None:
+    """The request's own time limit, None where it has none.
 
     Raises:
         RequestError: it is not a whole number in range.
     """
     given = headers.get(TIMEOUT_HEADER)
     if given is None:
-        return default_ms
+        return None
     if not given.isdigit() or len(given) > 9 or not 1 <= int(given) <= _MAX_TIMEOUT_MS:
         raise RequestError(
             f"Modelport-Timeout-Ms must be a whole number from 1 to {_MAX_TIMEOUT_MS}"

@@ -37,6 +37,6 @@ def router(is_ready: Callable[[], bool], metrics: Metrics) -> APIRouter:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def prometheus() -> Response:
-        return Response(metrics.expose(), media_type=CONTENT_TYPE)
+        return Response(await metrics.page(), media_type=CONTENT_TYPE)
 
     return routes

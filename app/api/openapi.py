@@ -4,6 +4,7 @@ The ordinary routes are described by FastAPI; the inference routes are written h
 they take and give is known only once models are loaded. Schemas say exactly what the codecs do.
 """
 
+import copy
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
@@ -25,9 +26,11 @@ from app.engine.registry import Registry
 _ERROR_REF: Final[Schema] = {"$ref": "#/components/schemas/Error"}
 _ERRORS: Final[Mapping[int, str]] = {
     400: "The body is not valid JSON, a tensor does not fit, or a header is malformed.",
+    401: "The admin key is missing or wrong.",
     404: "No such model or version is served.",
     405: "The method is not allowed at this address.",
     408: "The body took too long to arrive.",
+    409: "The version cannot be pinned, or the repository cannot be written.",
     413: "The body or its number of rows is over the limit.",
     415: "The media type or encoding is not supported.",
     422: "The body does not fit the model's signature; `details` says where.",
@@ -35,7 +38,7 @@ _ERRORS: Final[Mapping[int, str]] = {
     503: "Overloaded, starting or shutting down; try again after `Retry-After` seconds.",
     504: "The request's time limit passed.",
 }
-_TYPED_ERRORS: Final = tuple(status for status in _ERRORS if status != 405)
+_TYPED_ERRORS: Final = tuple(status for status in _ERRORS if status not in (401, 405, 409))
 _TENSOR_ERRORS: Final = tuple(status for status in _TYPED_ERRORS if status != 422)
 #: What each model's name is put before.
 _MODEL_SCHEMAS: Final = ("Instance", "Request", "Prediction", "Response")
@@ -48,11 +51,15 @@ _ORDINARY_ERRORS: Final[Mapping[str, tuple[int, ...]]] = {
     "/v2/models/{name}/ready": (404,),
     "/v2/models/{name}/versions/{version}": (404,),
     "/v2/models/{name}/versions/{version}/ready": (404,),
+    "/admin/models": (401,),
+    "/admin/models/{name}/reload": (401, 404, 422, 503),
+    "/admin/models/{name}/pin": (401, 404, 408, 409, 413, 422, 503),
 }
+_ADMIN_PATH: Final = "/admin/models"
 
 
-def build(app: FastAPI, registry: Registry, max_request_rows: int) -> Schema:
-    """The whole document for what is served now."""
+def ordinary_routes(app: FastAPI) -> Schema:
+    """The part of the document that FastAPI writes. It takes long, and is always the same."""
     document: Schema = _without_null(
         get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
@@ -63,6 +70,13 @@ def build(app: FastAPI, registry: Registry, max_request_rows: int) -> Schema:
         components.pop(name, None)
     _declare_ordinary_errors(document["paths"])
     components.update(_shared_schemas())
+    return document
+
+
+def build(ordinary: Schema, registry: Registry, max_request_rows: int) -> Schema:
+    """The whole document for what is served now, on top of the ordinary routes."""
+    document = copy.deepcopy(ordinary)
+    components: Schema = document["components"]["schemas"]
     names = unique_names(list(registry.served), components)
     for name, model in registry.served.items():
         components.update(_model_schemas(names[name], model, max_request_rows))
@@ -73,6 +87,8 @@ def build(app: FastAPI, registry: Registry, max_request_rows: int) -> Schema:
         {"name": "open inference protocol", "description": "Tensors in, tensors out"},
         {"name": "health", "description": "For operators"},
     ]
+    if _ADMIN_PATH in document["paths"]:
+        document["tags"].append({"name": "admin", "description": "For holders of the admin key"})
     return document
 
 

@@ -1,6 +1,7 @@
 """Answers as bytes, and the one form of every failure: its body, and its line in the log."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -48,11 +49,13 @@ def make_reply(
     *,
     retry_after_s: int | None = None,
     close: bool = False,
+    more_headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> Reply:
     headers = [
         (b"content-type", JSON),
         (b"content-length", str(len(body)).encode()),
         (REQUEST_ID_HEADER, request.encode()),
+        *more_headers,
     ]
     if retry_after_s is not None:
         headers.append((b"retry-after", str(retry_after_s).encode()))

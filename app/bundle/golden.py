@@ -150,7 +150,8 @@ def compare(want: Tensors, got: Mapping[str, Array], manifest: Manifest) -> Comp
     """Compare outputs with golden ones of the same rows.
 
     Floats must meet the tolerance of a numeric class; everything else must be equal, except that
-    a label may differ in rows whose two best golden scores are within `tie_margin`.
+    a label may differ in rows whose two best golden scores are within `tie_margin`, and in the
+    share of rows that the manifest's `agreement` leaves.
     """
     errors: dict[str, float] = {}
     for name, wanted in want.items():
@@ -161,7 +162,7 @@ def compare(want: Tensors, got: Mapping[str, Array], manifest: Manifest) -> Comp
             errors[name] = max_abs_error(wanted, got[name])
         else:
             differ = _differing_rows(name, wanted, got[name], want, manifest)
-            if differ:
+            if differ > (1 - manifest.agreement) * len(wanted):
                 return Comparison(
                     None, f"output {name!r} differs from golden in {differ} rows", errors
                 )

@@ -12,7 +12,7 @@ from app.bundle.signature import Record, Signature
 from app.errors import BundleCorrupt, BundleUnsupported
 
 #: major.minor of this file's layout. A newer minor is read, another major is refused.
-SCHEMA_VERSION: Final = "1.0"
+SCHEMA_VERSION: Final = "1.1"
 MODEL_FILE: Final = "model.onnx"
 GOLDEN_FILE: Final = "golden.npz"
 MANIFEST_FILE: Final = "manifest.json"
@@ -24,6 +24,10 @@ VERSION_PATTERN: Final = r"^[1-9][0-9]{0,8}$"
 NumericClass = Literal["fp32", "reduced"]
 #: Strictest first.
 NUMERIC_CLASSES: Final[tuple[NumericClass, ...]] = ("fp32", "reduced")
+
+#: Which of a bundle's graphs: the exported one, or a smaller one that was made from it.
+Precision = Literal["fp32", "fp16", "int8"]
+VariantName = Literal["fp16", "int8"]
 
 ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN)]
 #: A name in the bundle's own folder.
@@ -93,6 +97,17 @@ class Provenance(Record):
     config: Mapping[str, Any] = Field(default_factory=dict)
 
 
+class Variant(Record):
+    """Another graph of the same model with fewer bits, held to its own bar by the golden rows."""
+
+    file: FileName
+    #: For each float output, against the golden outputs.
+    tolerances: Mapping[str, Tolerance]
+    #: Least share of golden rows whose labels and whole numbers are the golden ones.
+    agreement: float = Field(default=1.0, ge=0, le=1)
+    metrics: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
+
+
 class Manifest(Record):
     """The record of one version, written last; its sha256 is the version's digest."""
 
@@ -108,6 +123,10 @@ class Manifest(Record):
     tolerances: Mapping[NumericClass, Mapping[str, Tolerance]]
     #: Rows whose two best golden scores are closer than this may differ in label.
     tie_margin: float = Field(default=1e-3, ge=0)
+    #: Least share of golden rows, outside of ties, whose labels are the golden ones.
+    agreement: float = Field(default=1.0, ge=0, le=1)
+    #: Since 1.1.
+    variants: Mapping[VariantName, Variant] = Field(default_factory=dict)
     graph: Graph
     metrics: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
     gates: tuple[Gate, ...] = ()
@@ -115,6 +134,18 @@ class Manifest(Record):
     drift: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     provenance: Provenance | None = None
     files: Mapping[FileName, FileRecord] = Field(default_factory=dict)
+
+    def model_file(self, precision: Precision = "fp32") -> str:
+        """Name of a graph's file; `variants` must have the precision."""
+        return MODEL_FILE if precision == "fp32" else self.variants[precision].file
+
+    def variant(self, precision: Precision) -> "Manifest":
+        """The same model with the tolerances of one of its graphs."""
+        if precision == "fp32":
+            return self
+        own = self.variants[precision]
+        tolerances: Mapping[NumericClass, Mapping[str, Tolerance]] = {"reduced": own.tolerances}
+        return self.model_copy(update={"tolerances": tolerances, "agreement": own.agreement})
 
     def to_json(self) -> bytes:
         return self.model_dump_json(indent=2).encode() + b"\n"

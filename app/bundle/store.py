@@ -6,10 +6,8 @@ version is never changed.
 """
 
 import hashlib
-import os
 import re
 import shutil
-import stat
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -18,9 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic import Field as PydanticField
-
+from app.bundle.files import is_real_folder, read_plain_file, sync_folder, write_synced
 from app.bundle.golden import Golden, load_golden
 from app.bundle.manifest import (
     GOLDEN_FILE,
@@ -30,27 +26,20 @@ from app.bundle.manifest import (
     VERSION_PATTERN,
     FileRecord,
     Manifest,
+    Precision,
     parse_manifest,
 )
+from app.bundle.pins import STAGING_PREFIX, read_pin
 from app.errors import (
     BundleCorrupt,
     BundleError,
-    BundleIncomplete,
+    PinRefused,
     PublishFailed,
 )
 
-PIN_FILE: Final = "serve.json"
-MAX_MANIFEST_BYTES: Final = 16 * 2**20
-_STAGING_PREFIX: Final = ".tmp-"
 _STALE_STAGING_S: Final = 24 * 3600
 _VERSIONS_TRIED: Final = 100
-
-
-class Pin(BaseModel):
-    """`serve.json`: serve this version, whatever else is there."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    version: int = PydanticField(ge=1)
+_VERSIONS_TOLD: Final = 10
 
 
 @dataclass(frozen=True)
@@ -86,23 +75,25 @@ class Bundle:
         record = self.manifest.files.get(file_name)
         if record is None:
             raise BundleCorrupt(f"{file_name} is not in the manifest")
-        data = _read_regular_file(self.path / file_name, record.size_bytes)
+        data = read_plain_file(self.path / file_name, record.size_bytes)
         if hashlib.sha256(data).hexdigest() != record.sha256:
             raise BundleCorrupt(f"{file_name} has another sha256 than the manifest says")
         return data
 
     # Read, hashed and parsed once: opening a model asks for these several times.
     @cached_property
-    def _model(self) -> bytes:
-        return self.read(MODEL_FILE)
+    def _models(self) -> dict[Precision, bytes]:
+        return {}
 
     @cached_property
     def _golden(self) -> Golden:
         return load_golden(self.read(GOLDEN_FILE))
 
-    def model(self) -> bytes:
-        """The ONNX file. Raises as `read` does."""
-        return self._model
+    def model(self, precision: Precision = "fp32") -> bytes:
+        """The ONNX file of one of the bundle's graphs. Raises as `read` does."""
+        if precision not in self._models:
+            self._models[precision] = self.read(self.manifest.model_file(precision))
+        return self._models[precision]
 
     def golden(self) -> Golden:
         """The golden rows. Raises as `read` and `load_golden` do."""
@@ -126,7 +117,7 @@ def scan(root: Path) -> tuple[ModelFolder, ...]:
     return tuple(
         _scan_model(entry)
         for entry in entries
-        if re.fullmatch(MODEL_NAME_PATTERN, entry.name) and _is_real_folder(entry)
+        if re.fullmatch(MODEL_NAME_PATTERN, entry.name) and is_real_folder(entry)
     )
 
 
@@ -135,7 +126,7 @@ def _scan_model(path: Path) -> ModelFolder:
     versions: list[int] = []
     try:
         for entry in path.iterdir():
-            if not re.fullmatch(VERSION_PATTERN, entry.name) or not _is_real_folder(entry):
+            if not re.fullmatch(VERSION_PATTERN, entry.name) or not is_real_folder(entry):
                 continue
             if (entry / MANIFEST_FILE).is_file():
                 versions.append(int(entry.name))
@@ -152,29 +143,6 @@ def _scan_model(path: Path) -> ModelFolder:
     return ModelFolder(path.name, path, found, pin, pin_problem, tuple(problems))
 
 
-def _is_real_folder(path: Path) -> bool:
-    try:
-        return stat.S_ISDIR(path.lstat().st_mode)
-    except OSError:
-        return False
-
-
-def read_pin(model_path: Path) -> int | None:
-    """The pinned version, or None where nothing is pinned.
-
-    Raises:
-        BundleCorrupt: `serve.json` is there but does not say `{"version": N}`.
-    """
-    try:
-        raw = _read_regular_file(model_path / PIN_FILE, None)
-    except BundleIncomplete:
-        return None
-    try:
-        return Pin.model_validate_json(raw, strict=True).version
-    except ValidationError:
-        raise BundleCorrupt(f'{PIN_FILE} must hold {{"version": N}}') from None
-
-
 def open_bundle(model_path: Path, version: int) -> Bundle:
     """Read a version's manifest and check that it belongs where it lies.
 
@@ -182,7 +150,7 @@ def open_bundle(model_path: Path, version: int) -> Bundle:
         BundleError: what is wrong with it.
     """
     path = model_path / str(version)
-    raw = _read_regular_file(path / MANIFEST_FILE, None)
+    raw = read_plain_file(path / MANIFEST_FILE, None)
     manifest = parse_manifest(raw)
     if (manifest.name, manifest.version) != (model_path.name, version):
         raise BundleCorrupt(
@@ -195,6 +163,46 @@ def open_bundle(model_path: Path, version: int) -> Bundle:
     return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
 
 
+#: Name, inode, size in bytes and time of the last change in ns of each file of a folder.
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """What a folder looks like from outside; another one where anything in it has changed."""
+    found: list[tuple[str, int, int, int]] = []
+    try:
+        for entry in path.iterdir():
+            status = entry.lstat()
+            found.append((entry.name, status.st_ino, status.st_size, status.st_mtime_ns))
+    except OSError:
+        return ()
+    return tuple(sorted(found))
+
+
+def manifest_digest(model_path: Path, version: int) -> str:
+    """The digest of a version as it lies there now; empty where it cannot be read."""
+    try:
+        raw = read_plain_file(model_path / str(version) / MANIFEST_FILE, None)
+    except BundleError:
+        return ""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def check_pinnable(folder: ModelFolder, version: int) -> None:
+    """A version that is to be pinned must be there, and whole.
+
+    Raises:
+        PinRefused: why it cannot be pinned.
+    """
+    if version not in folder.versions:
+        there = ", ".join(map(str, folder.versions[:_VERSIONS_TOLD])) or "none"
+        raise PinRefused(f"version {version} of {folder.name} is not published; there are: {there}")
+    try:
+        verify(open_bundle(folder.path, version))
+    except BundleError as error:
+        raise PinRefused(f"version {version} of {folder.name} cannot serve: {error}") from None
+
+
 def verify(bundle: Bundle) -> None:
     """Check every file of the bundle against the manifest.
 
@@ -205,29 +213,6 @@ def verify(bundle: Bundle) -> None:
     bundle.golden()
     for name in bundle.manifest.files.keys() - {MODEL_FILE, GOLDEN_FILE}:
         bundle.read(name)
-
-
-def _read_regular_file(path: Path, size_bytes: int | None) -> bytes:
-    """Read a file that is neither a link nor a device; `size_bytes` None means 'a small one'."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise BundleIncomplete(f"{path.name} is missing") from None
-    except OSError as error:
-        raise BundleCorrupt(f"{path.name} cannot be opened: {error.strerror}") from None
-    status = os.fstat(descriptor)
-    if stat.S_ISDIR(status.st_mode):
-        os.close(descriptor)
-        raise BundleCorrupt(f"{path.name} is a folder")
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise BundleCorrupt(f"{path.name} is not a plain file with one name")
-        limit = MAX_MANIFEST_BYTES if size_bytes is None else size_bytes
-        if status.st_size > limit:
-            raise BundleCorrupt(f"{path.name} has {status.st_size} bytes, at most {limit} expected")
-        if size_bytes is not None and status.st_size < size_bytes:
-            raise BundleIncomplete(f"{path.name} has {status.st_size} of {size_bytes} bytes")
-        return file.read(limit + 1)
 
 
 def publish(
@@ -251,14 +236,14 @@ def publish(
     if not re.fullmatch(MODEL_NAME_PATTERN, name):
         raise PublishFailed(f"model name {name!r} does not match {MODEL_NAME_PATTERN}")
     model_path = root / name
-    staging = model_path / f"{_STAGING_PREFIX}{uuid.uuid4().hex}"
+    staging = model_path / f"{STAGING_PREFIX}{uuid.uuid4().hex}"
     try:
         model_path.mkdir(parents=True, exist_ok=True)
-        _sync_folder(root)  # so that a new model's own folder lasts
+        sync_folder(root)  # so that a new model's own folder lasts
         _remove_stale_staging(model_path)
         staging.mkdir()
         for file_name, data in files.items():
-            _write_synced(staging / file_name, data)
+            write_synced(staging / file_name, data)
         version = _commit(model_path, staging, files, manifest_for, describe)
     except OSError as error:
         raise PublishFailed(f"cannot publish {name}: {error.strerror}") from error
@@ -280,14 +265,14 @@ def _commit(
         manifest = manifest_for(version)
         papers = describe(manifest)
         for file_name, data in papers.items():
-            _write_synced(staging / file_name, data)
+            write_synced(staging / file_name, data)
         records = {
             file_name: FileRecord(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
             for file_name, data in {**files, **papers}.items()
         }
         complete = manifest.model_copy(update={"files": records})
-        _write_synced(staging / MANIFEST_FILE, complete.to_json())
-        _sync_folder(staging)
+        write_synced(staging / MANIFEST_FILE, complete.to_json())
+        sync_folder(staging)
         try:
             # Fails where the target holds anything: another publisher took the number.
             staging.rename(model_path / str(version))
@@ -296,7 +281,7 @@ def _commit(
                 raise
             continue
         try:
-            _sync_folder(model_path)
+            sync_folder(model_path)
         except OSError:
             # What is answered as failed must not stay visible.
             (model_path / str(version)).rename(staging)
@@ -310,26 +295,15 @@ def _next_version(model_path: Path) -> int:
     return max(taken, default=0) + 1
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _remove_stale_staging(model_path: Path) -> None:
     """Clear what killed publishers left; a young folder may belong to one that is at work."""
-    for entry in model_path.glob(f"{_STAGING_PREFIX}*"):
+    for entry in model_path.glob(f"{STAGING_PREFIX}*"):
         try:
-            if time.time() - entry.stat().st_mtime > _STALE_STAGING_S:
+            if time.time() - entry.lstat().st_mtime <= _STALE_STAGING_S:
+                continue
+            if is_real_folder(entry):
                 shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink()
         except OSError:
             continue

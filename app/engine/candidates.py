@@ -28,39 +28,82 @@ class Candidate:
     device_index: int | None = None
     #: The plug-in library's registered name; None for what the runtime brings.
     library: str | None = None
+    #: Where the library lies, and the version of the package that brought it.
+    library_path: str | None = None
+    library_version: str = ""
 
 
 @dataclass(frozen=True)
 class KnownDevice:
-    """A device that a built-in provider serves; `rank` orders those of one device kind."""
+    """A device that a built-in provider serves; `rank` orders those of one device kind.
+
+    Attributes:
+        options: the provider's own, where ONNX Runtime's defaults are not best for a server.
+        session_config: of the session that is opened on it.
+        memory_pattern: whether the session may plan its memory ahead; some providers cannot.
+        trial_s: time to open a model and run the golden rows; compilers take minutes.
+    """
 
     device: DeviceKind
     rank: int
     options: Mapping[str, str] = field(default_factory=dict)
+    session_config: Mapping[str, str] = field(default_factory=dict)
+    memory_pattern: bool = True
+    trial_s: float = 60.0
 
+
+_GPU_TRIAL_S: Final = 120.0
+_COMPILER_TRIAL_S: Final = 300.0
+_TENSORRT_TRIAL_S: Final = 900.0
 
 #: TensorRT is behind CUDA: it builds its engines for minutes before the first answer.
 KNOWN: Final[Mapping[str, tuple[KnownDevice, ...]]] = {
-    CPU_PROVIDER: (KnownDevice("cpu", 0),),
-    # The default searches convolutions exhaustively again for every new batch size.
-    "CUDAExecutionProvider": (KnownDevice("gpu", 0, {"cudnn_conv_algo_search": "HEURISTIC"}),),
-    "NvTensorRTRTXExecutionProvider": (KnownDevice("gpu", 10),),
-    "TensorrtExecutionProvider": (KnownDevice("gpu", 11),),
-    "MIGraphXExecutionProvider": (KnownDevice("gpu", 20),),
-    "ROCMExecutionProvider": (KnownDevice("gpu", 21),),
-    "DmlExecutionProvider": (KnownDevice("gpu", 30),),
+    # Numbers next to zero are slow on a CPU, up to a hundred times, and change no answer.
+    CPU_PROVIDER: (KnownDevice("cpu", 0, session_config={"session.set_denormal_as_zero": "1"}),),
+    "CUDAExecutionProvider": (
+        KnownDevice(
+            "gpu",
+            0,
+            {
+                # The default searches convolutions exhaustively again for every new batch size.
+                "cudnn_conv_algo_search": "HEURISTIC",
+                # The default doubles, which takes memory that other models could use.
+                "arena_extend_strategy": "kSameAsRequested",
+            },
+            trial_s=_GPU_TRIAL_S,
+        ),
+    ),
+    "NvTensorRTRTXExecutionProvider": (KnownDevice("gpu", 10, trial_s=_COMPILER_TRIAL_S),),
+    "TensorrtExecutionProvider": (
+        KnownDevice("gpu", 11, {"trt_fp16_enable": "0"}, trial_s=_TENSORRT_TRIAL_S),
+    ),
+    "MIGraphXExecutionProvider": (KnownDevice("gpu", 20, trial_s=_COMPILER_TRIAL_S),),
+    "ROCMExecutionProvider": (KnownDevice("gpu", 21, trial_s=_GPU_TRIAL_S),),
+    "DmlExecutionProvider": (KnownDevice("gpu", 30, memory_pattern=False, trial_s=_GPU_TRIAL_S),),
     "OpenVINOExecutionProvider": (
-        KnownDevice("gpu", 31, {"device_type": "GPU"}),
-        KnownDevice("npu", 10, {"device_type": "NPU"}),
+        KnownDevice("gpu", 31, {"device_type": "GPU"}, trial_s=_GPU_TRIAL_S),
+        KnownDevice("npu", 10, {"device_type": "NPU"}, trial_s=_COMPILER_TRIAL_S),
         KnownDevice("cpu", 10, {"device_type": "CPU"}),
     ),
-    "WebGpuExecutionProvider": (KnownDevice("gpu", 40),),
-    "QNNExecutionProvider": (KnownDevice("npu", 0, {"backend_type": "htp"}),),
-    "CoreMLExecutionProvider": (
-        KnownDevice("npu", 1, {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"}),
+    "WebGpuExecutionProvider": (KnownDevice("gpu", 40, trial_s=_GPU_TRIAL_S),),
+    "QNNExecutionProvider": (
+        KnownDevice(
+            "npu",
+            0,
+            {"backend_type": "htp", "htp_performance_mode": "burst"},
+            trial_s=_COMPILER_TRIAL_S,
+        ),
     ),
-    "VitisAIExecutionProvider": (KnownDevice("npu", 2),),
-    "CANNExecutionProvider": (KnownDevice("npu", 3),),
+    "CoreMLExecutionProvider": (
+        KnownDevice(
+            "npu",
+            1,
+            {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"},
+            trial_s=_COMPILER_TRIAL_S,
+        ),
+    ),
+    "VitisAIExecutionProvider": (KnownDevice("npu", 2, trial_s=_COMPILER_TRIAL_S),),
+    "CANNExecutionProvider": (KnownDevice("npu", 3, trial_s=_COMPILER_TRIAL_S),),
     "NnapiExecutionProvider": (KnownDevice("npu", 4),),
     "VSINPUExecutionProvider": (KnownDevice("npu", 5),),
     "RknpuExecutionProvider": (KnownDevice("npu", 6),),
@@ -72,3 +115,14 @@ KNOWN: Final[Mapping[str, tuple[KnownDevice, ...]]] = {
 UNKNOWN_RANK: Final = 50
 #: Which kinds of device come first.
 DEVICE_ORDER: Final[Mapping[DeviceKind, int]] = {"gpu": 0, "npu": 1, "cpu": 2}
+
+
+def known_device(candidate: Candidate) -> KnownDevice:
+    """What the table has of a candidate, or what holds for an unknown one."""
+    for known in KNOWN.get(candidate.provider, ()):
+        if known.device == candidate.device:
+            return known
+    limits = {"gpu": _GPU_TRIAL_S, "npu": _COMPILER_TRIAL_S}
+    return KnownDevice(
+        candidate.device, UNKNOWN_RANK, trial_s=limits.get(candidate.device, KnownDevice.trial_s)
+    )

@@ -7,6 +7,7 @@ requests within 2·log2(n) + 2 runs. What is still unresolved then fails.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -58,23 +59,25 @@ def run_batch(run: Run, requests: Sequence[Tensors]) -> list[Mapping[str, Array]
         RowCountMismatch: an output's axis 0 is not the number of rows that went in.
     """
     rows = [row_count(inputs) for inputs in requests]
-    joined = (
-        {name: np.concatenate([r[name] for r in requests]) for name in requests[0]}
-        if len(requests) > 1
-        else requests[0]
-    )
-    outputs = run(joined)
-    total = sum(rows)
-    for name, array in outputs.items():
-        if array.ndim == 0 or array.shape[0] != total:
-            raise RowCountMismatch(
-                f"output {name!r} has shape {list(array.shape)} for {total} input rows"
-            )
-    ends = np.cumsum(rows)
+    if len(requests) == 1:
+        outputs = run(requests[0])
+        _check_rows(outputs, rows[0])
+        return [outputs]
+    outputs = run({name: np.concatenate([r[name] for r in requests]) for name in requests[0]})
+    ends = list(accumulate(rows))
+    _check_rows(outputs, ends[-1])
     return [
         {name: array[end - count : end] for name, array in outputs.items()}
-        for end, count in zip(ends.tolist(), rows, strict=True)
+        for end, count in zip(ends, rows, strict=True)
     ]
+
+
+def _check_rows(outputs: Mapping[str, Array], rows: int) -> None:
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != rows:
+            raise RowCountMismatch(
+                f"output {name!r} has shape {list(array.shape)} for {rows} input rows"
+            )
 
 
 class _Search:

@@ -7,29 +7,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.bundle.features import FeatureError, image_from_bytes
 from app.bundle.golden import Golden
 from app.bundle.manifest import Batching, Manifest
-from app.bundle.operators import check_operators
-from app.bundle.signature import ImageField, Signature
-from app.bundle.store import Bundle, verify
+from app.bundle.store import Bundle
 from app.bundle.tensors import Array, Tensors, take_rows
-from app.engine.batcher import Batcher, BatcherLimits, Done, Entry, Observer
-from app.engine.proof import Proved, prove
+from app.engine.admission import QUEUE_BYTES, BatcherLimits
+from app.engine.batcher import Batcher, Observer, Part
+from app.engine.evidence import check_evidence
+from app.engine.proof import ProofOptions, ProofRequest, Proved, Prover, try_here
 from app.engine.ranking import Ranking
 from app.engine.session import Session
+from app.engine.waiting import Done, Entry
 from app.engine.workers import Workers
-from app.errors import BundleCorrupt, ModelportError, PayloadTooLarge, SessionFailed
+from app.errors import ModelportError, PayloadTooLarge, SessionFailed
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What one model may take, in rows."""
+    """What one model may take: rows and bytes that wait, and rows of one request."""
 
     queue_rows: int
     max_request_rows: int
+    queue_bytes: int = QUEUE_BYTES
 
 
 class Pending:
@@ -63,6 +64,8 @@ class Model:
             "digest": self.digest,
         }
         self.plan = plan = proved.plan
+        #: Says in each answer what ran it.
+        self.provider_header = (b"modelport-provider", _printable(plan.provider))
         self._session = session = proved.session
         self._loop = workers.loop
         self._most_rows = most_rows(self.manifest.batching, plan.max_rows, limits)
@@ -78,10 +81,15 @@ class Model:
                 max_rows=plan.max_rows,
                 queue_rows=limits.queue_rows,
                 join_requests=self.manifest.batching.row_independent,
+                queue_bytes=limits.queue_bytes,
+                width=plan.intra_op_threads,
+                instances=plan.instances,
+                inline_rows=plan.inline_rows,
             ),
             workers,
             probe=lambda: _run_discarding(session, sound),
             observer=observer,
+            measured_s=plan.run_s,
         )
 
     @classmethod
@@ -99,11 +107,9 @@ class Model:
             BundleError: the files are not what was published.
             ProofFailed: no provider gave the golden answers.
         """
-        verify(bundle)
-        check_operators(bundle.model())
-        check_raw_examples(bundle.golden(), bundle.manifest.signature)
-        # One thread a run: several runs at a time use the cores better than one wide run.
-        proved = prove(bundle, ranking, intra_op_threads=1)
+        check_evidence(bundle)
+        prover = Prover(ProofOptions(cores=workers.slots, budget_ms=0), trial=try_here)
+        proved = prover.prove(ProofRequest(bundle, ranking))
         try:
             return cls(bundle, proved, workers, limits, observer)
         except Exception:
@@ -122,6 +128,16 @@ class Model:
     def queued_rows(self) -> int:
         return self._batcher.queued_rows
 
+    def check_admission(self, deadline_s: float | None) -> None:
+        """Refuse now what would be refused once its body is read, were it of one row.
+
+        Args:
+            deadline_s: on the event loop's clock.
+        Raises:
+            Overloaded, DeadlineExceeded, Draining
+        """
+        self._batcher.check(1, 0, deadline_s)
+
     def submit(self, inputs: Tensors, rows: int, deadline_s: float | None, done: Done) -> Pending:
         """Queue a request; one with more rows than a run takes is cut into several runs.
 
@@ -137,19 +153,17 @@ class Model:
         limit = self.plan.max_rows
         if rows <= limit:
             return Pending([self._batcher.submit(inputs, rows, deadline_s, done)])
-        parts = _Parts(-(-rows // limit), done)
-        pending = Pending(parts.entries)
-        try:
-            for index, start in enumerate(range(0, rows, limit)):
-                part = take_rows(inputs, slice(start, start + limit))
-                size = min(limit, rows - start)
-                parts.entries.append(
-                    self._batcher.submit(part, size, deadline_s, parts.receiver(index), start)
-                )
-        except ModelportError:
-            pending.cancel()
-            raise
-        return pending
+        joint = _Parts(-(-rows // limit), done)
+        parts = [
+            Part(
+                take_rows(inputs, slice(start, start + limit)),
+                min(limit, rows - start),
+                joint.receiver(index),
+            )
+            for index, start in enumerate(range(0, rows, limit))
+        ]
+        joint.entries = self._batcher.submit_parts(parts, deadline_s)
+        return Pending(joint.entries)
 
     async def predict(
         self, inputs: Tensors, rows: int, timeout_s: float | None = None
@@ -223,6 +237,11 @@ def most_rows(batching: Batching, max_rows: int, limits: ModelLimits) -> int:
     return min(max_rows, limits.max_request_rows)
 
 
+def _printable(text: str) -> bytes:
+    """As a header's value: printable ASCII."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text).encode()
+
+
 def _run_discarding(session: Session, inputs: Tensors) -> None:
     session.run(inputs)
 
@@ -240,24 +259,3 @@ def plain_row(golden: Golden) -> Golden:
         for name, a in first.inputs.items()
     }
     return Golden(shown, first.outputs)
-
-
-def check_raw_examples(golden: Golden, signature: Signature) -> None:
-    """Encoded golden inputs must decode here to the arrays that they were in training.
-
-    Raises:
-        BundleCorrupt: they do not, so pictures would be seen differently than in training.
-    """
-    fields = {field.name: field for field in signature.fields}
-    for example in golden.raw:
-        field = fields.get(example.field)
-        if not isinstance(field, ImageField):
-            raise BundleCorrupt(f"golden has encoded rows of {example.field!r}, not an image field")
-        try:
-            row = image_from_bytes(example.encoded, field)
-        except FeatureError as error:
-            raise BundleCorrupt(f"golden picture of {example.field!r} {error}") from None
-        if not np.array_equal(row, example.row):
-            raise BundleCorrupt(
-                f"a golden picture of {example.field!r} decodes differently here than in training"
-            )

@@ -4,13 +4,16 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from app.bundle.store import Bundle
 from app.engine.batcher import Observer
+from app.engine.discovery import discover_apart
+from app.engine.evidence import check_evidence
 from app.engine.model import Model, ModelLimits
-from app.engine.providers import discover
-from app.engine.ranking import rank
+from app.engine.plans import load_plans
+from app.engine.proof import ProofOptions, ProofRequest, Proved, Prover, WantedPrecision
+from app.engine.ranking import Ranking, rank
+from app.engine.verdicts import Verdicts
 from app.engine.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ class RunRequest:
 
     provider: tuple[str, ...] = ("auto",)
     strict: bool = False
-    precision: Literal["fp32", "auto", "int8", "fp16"] = "fp32"
+    precision: WantedPrecision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -51,33 +54,83 @@ class OpenerOptions:
     plans: Path | None = None
 
 
-class Opener:
-    """Proves bundles on this machine and opens them."""
+class BundleProver:
+    """Proves bundles on this machine, each by the settings of its model.
 
-    def __init__(self, options: OpenerOptions, workers: Workers, limits: ModelLimits) -> None:
+    Making one looks for execution providers, which blocks.
+
+    Raises:
+        SettingsError: the file of shipped plans cannot be used.
+    """
+
+    def __init__(self, options: OpenerOptions, cores: int) -> None:
         self._options = options
-        self._workers = workers
-        self._limits = limits
-        self._found = discover()
+        self._prover = Prover(
+            ProofOptions(cores, options.budget_ms, options.trial_timeout_s),
+            verdicts=None if options.cache is None else Verdicts(options.cache),
+            shipped={} if options.plans is None else load_plans(options.plans),
+        )
+        self._found = discover_apart()
         for problem in self._found.problems:
             logger.warning("execution provider", extra={"problem": problem.reason})
+        for model, request in (("", options.request), *options.by_model.items()):
+            self._warn_of_absent(model, request)
+
+    def _warn_of_absent(self, model: str, request: RunRequest) -> None:
+        for absent in self._rank(request).rejections:
+            extra = {"problem": f"asked for {absent.provider}, which {absent.reason}"}
+            logger.warning("execution provider", extra=extra | ({"model": model} if model else {}))
+
+    def _rank(self, request: RunRequest) -> Ranking:
+        return rank(self._found.candidates, request.provider, strict=request.strict)
+
+    def prove(
+        self,
+        bundle: Bundle,
+        *,
+        background: bool = False,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Proved:
+        """Verify, prove and calibrate a version. Blocks; the caller closes the session.
+
+        Args:
+            background: something is being served meanwhile, so take few threads and low priority.
+            cancelled: asked now and then; true ends the attempt.
+        Raises:
+            BundleError: the files are not what was published, or disagree.
+            ProofFailed: no provider gave the golden answers.
+            Cancelled: the attempt was.
+        """
+        check_evidence(bundle)
+        request = self._options.by_model.get(bundle.manifest.name, self._options.request)
+        return self._prover.prove(
+            ProofRequest(bundle, self._rank(request), request.precision, background, cancelled)
+        )
+
+
+class Opener:
+    """Opens bundles as models that share one run budget. Making one blocks as its prover does."""
+
+    def __init__(self, options: OpenerOptions, workers: Workers, limits: ModelLimits) -> None:
+        self._prover = BundleProver(options, workers.slots)
+        self._workers = workers
+        self._limits = limits
 
     def open(
         self,
         bundle: Bundle,
         observer: Observer,
         *,
-        background: bool = False,  # noqa: ARG002 (of calibration, which is to come)
-        cancelled: Callable[[], bool] = lambda: False,  # noqa: ARG002
+        background: bool = False,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Model:
         """Verify, prove, calibrate and open a version. Blocks; call it on a thread.
 
-        Args:
-            background: something is being served meanwhile, so take few threads and low priority.
-            cancelled: asked now and then; true ends the attempt.
-        Raises:
-            BundleError, ProofFailed: as `Model.open`.
+        Arguments and errors are those of `BundleProver.prove`.
         """
-        request = self._options.by_model.get(bundle.manifest.name, self._options.request)
-        ranking = rank(self._found.candidates, request.provider, strict=request.strict)
-        return Model.open(bundle, ranking, self._workers, self._limits, observer)
+        proved = self._prover.prove(bundle, background=background, cancelled=cancelled)
+        try:
+            return Model(bundle, proved, self._workers, self._limits, observer)
+        except Exception:
+            proved.session.close()
+            raise

@@ -5,11 +5,10 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.bundle.manifest import NumericClass
+from app.bundle.manifest import NumericClass, Precision
 from app.engine.candidates import DeviceKind, Origin
 from app.engine.ranking import Rejection
 
-Precision = Literal["fp32", "fp16", "int8"]
 #: Where a plan comes from: calibrated in this start, before, or on another machine.
 Source = Literal["measured", "cache", "shipped"]
 

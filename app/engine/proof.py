@@ -1,28 +1,48 @@
-"""Proves a bundle on this machine: the first execution provider with the golden answers serves."""
+"""Proves a bundle on this machine: of the providers with the golden answers the fastest serves.
 
-import time
+Candidates are tried apart (`app.engine.trial`, in a child process); the session that is opened
+here afterwards replays the golden rows once more before anybody gets it.
+"""
+
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
-import numpy as np
-
-from app.bundle.golden import Comparison, Golden, replay
-from app.bundle.manifest import Manifest
-from app.bundle.signature import LabelPrediction, Signature
+from app.bundle.golden import Comparison, replay
+from app.bundle.manifest import Precision
+from app.bundle.operators import operators
 from app.bundle.store import Bundle
-from app.bundle.tensors import Tensors, datatype_of
-from app.engine.candidates import CPU_PROVIDER, Candidate
+from app.engine.candidates import Candidate, known_device
+from app.engine.child import Cancelled, run_job
+from app.engine.choosing import Configuration, fastest_first, inline_rows
 from app.engine.plan import Plan
 from app.engine.ranking import Choice, Ranking, Rejection
 from app.engine.session import Session
-from app.errors import BundleCorrupt, BundleError, EngineError, ProofFailed
+from app.engine.trial import (
+    OpenSession,
+    TrialJob,
+    configuration_of,
+    proof_sizes,
+    rows_vary,
+    try_out,
+    unfit,
+)
+from app.engine.verdict import Verdict
+from app.engine.verdicts import Verdicts
+from app.errors import EngineError, ProofFailed
 
-OpenSession = Callable[[bytes, Candidate, int], Session]
+logger = logging.getLogger(__name__)
 
-#: A batch that no kernel is tuned for: remainders are where batching goes wrong.
-_ODD_ROWS: Final = 7
+WantedPrecision = Literal["fp32", "auto", "int8", "fp16"]
+IsCancelled = Callable[[], bool]
+#: A job and its time limit in seconds to a verdict.
+TryOut = Callable[[TrialJob, float, IsCancelled], Verdict]
+
+#: How long a run takes may depend on the data where one of these is in the graph.
+_CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+#: Besides its budget: opening sessions with other threads, and the run that is under way.
+_CALIBRATION_EXTRA_S: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -34,171 +54,297 @@ class Proved:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What every candidate is tried with."""
+class ProofOptions:
+    """How much a proof may take.
 
-    model: bytes
-    golden: Golden
-    manifest: Manifest
-    batch_rows: tuple[int, ...]
-    intra_op_threads: int
+    Attributes:
+        cores: that all runs of a model together may use.
+        budget_ms: time to measure a model's costs; 0 for none, then the first that is right serves.
+        trial_timeout_s: time for one candidate; None for its own limit.
+    """
+
+    cores: int
+    budget_ms: int = 1500
+    trial_timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a trial showed. The session is open where the candidate was accepted, else None."""
+class ProofRequest:
+    """What is asked for of one version."""
 
-    candidate: Candidate
-    comparison: Comparison
-    nodes_by_provider: Mapping[str, int] = field(default_factory=dict)
-    proof_ms: float = 0.0
-    session: Session | None = field(default=None, compare=False, repr=False)
+    bundle: Bundle
+    ranking: Ranking
+    precision: WantedPrecision = "fp32"
+    #: Something is being served meanwhile.
+    background: bool = False
+    cancelled: IsCancelled = lambda: False
+
+    def tiers(self) -> list[list[Precision]]:
+        """Which graphs to try, the wanted ones first; those of one tier compete."""
+        there: list[Precision] = ["fp32", *self.bundle.manifest.variants]
+        if self.precision == "auto":
+            return [there]
+        wanted: list[list[Precision]] = [[self.precision]] if self.precision in there else []
+        return wanted if wanted == [["fp32"]] else [*wanted, ["fp32"]]
 
 
-def prove(
-    bundle: Bundle,
-    ranking: Ranking,
-    intra_op_threads: int,
-    open_session: OpenSession = Session.open,
-) -> Proved:
-    """Try the candidates in order; the first that meets the golden rows serves.
+def try_in_child(job: TrialJob, timeout_s: float, cancelled: IsCancelled) -> Verdict:
+    """Try a candidate in a child process; one that crashes or hangs is a verdict like any other.
 
     Raises:
-        BundleError: the bundle's files are not what was published, or disagree.
-        ProofFailed: no candidate was accepted; the message has every reason.
+        Cancelled: nobody wants the verdict any longer.
     """
-    golden, manifest = bundle.golden(), bundle.manifest
-    _check_golden(golden, manifest.signature)
-    _check_labels(golden, manifest)
-    trial = Trial(
-        bundle.model(), golden, manifest, batch_sizes(manifest, golden.rows), intra_op_threads
-    )
-    rejected = list(ranking.rejections)
-    for choice in ranking.order:
-        verdict = try_candidate(trial, choice.candidate, open_session)
-        if verdict.session is not None:
-            return Proved(verdict.session, _plan(trial, ranking, choice, verdict, rejected))
-        rejected.append(
-            Rejection(choice.candidate.provider, choice.candidate.device, verdict.comparison.reason)
+    try:
+        return Verdict.model_validate(run_job(job.model_dump(mode="json"), timeout_s, cancelled))
+    except Cancelled:
+        raise
+    except EngineError as error:
+        return Verdict(
+            candidate=job.candidate,
+            precision=job.precision,
+            numeric_class=None,
+            reason=str(error),
+            background=job.background,
+            passing=True,
         )
-    reasons = "; ".join(
-        f"{r.provider} on {r.device}: {r.reason}" if r.device else f"{r.provider} {r.reason}"
-        for r in rejected
-    )
-    raise ProofFailed(f"no execution provider gave the golden answers: {reasons or 'none is here'}")
 
 
-def batch_sizes(manifest: Manifest, golden_rows: int) -> tuple[int, ...]:
-    """The batch sizes, in rows, at which golden rows mean something.
+def try_here(job: TrialJob, timeout_s: float, cancelled: IsCancelled) -> Verdict:  # noqa: ARG001
+    """Try a candidate in this process, for hosts of the engine that trust their providers."""
+    return try_out(job)
 
-    Independent rows may be repeated and cut at will: 1, an odd number, and the most that will
-    ever run. Rows that change each other are right only as the one batch that was recorded. A
-    graph with a fixed batch runs at no other.
+
+class Prover:
+    """Finds the provider that serves a version.
+
+    Args:
+        trial: tries one candidate.
+        verdicts: where verdicts are kept, or None.
+        shipped: plans that were made elsewhere, by digest.
+        open_session: opens the session that serves.
     """
-    fixed = [spec.shape[0] for spec in manifest.signature.inputs if spec.shape]
-    sizes = {size for size in fixed if isinstance(size, int) and size > 0}
-    if sizes:
-        return (min(sizes),)
-    max_rows = manifest.batching.max_rows
-    if not manifest.batching.row_independent:
-        return (min(golden_rows, max_rows),)
-    return tuple(sorted({1, min(_ODD_ROWS, max_rows), max_rows}))
 
+    def __init__(
+        self,
+        options: ProofOptions,
+        trial: TryOut = try_in_child,
+        verdicts: Verdicts | None = None,
+        shipped: Mapping[str, Plan] | None = None,
+        open_session: OpenSession = Session.open,
+    ) -> None:
+        self._options = options
+        self._try_out = trial
+        self._verdicts = verdicts
+        self._shipped = shipped or {}
+        self._open_session = open_session
 
-def try_candidate(
-    trial: Trial, candidate: Candidate, open_session: OpenSession = Session.open
-) -> Verdict:
-    """Open the model on one candidate and replay the golden rows; failures become the reason."""
-    started = time.perf_counter()
-    nodes: Mapping[str, int] = {}
-    with ExitStack() as stack:
-        try:
-            session = open_session(trial.model, candidate, trial.intra_op_threads)
-            stack.callback(session.close)
-            nodes = dict(session.nodes_by_provider)
-            problem = session.matches(trial.manifest.signature) or _idle(candidate, nodes)
-            if problem is None:
-                found = replay(session.run, trial.golden, trial.manifest, trial.batch_rows)
+    def prove(self, request: ProofRequest) -> Proved:
+        """Try the candidates, group by group; the fastest that is right serves. Blocks.
+
+        Raises:
+            BundleError: the bundle's files are not what was published.
+            ProofFailed: no candidate was accepted; the message has every reason.
+            Cancelled: the request was.
+        """
+        shipped = self._shipped.get(request.bundle.digest)
+        proved = None if shipped is None else self._prove_shipped(request, shipped)
+        if proved is not None:
+            return proved
+        rejected = list(request.ranking.rejections)
+        for group in request.ranking.groups():
+            for tier in request.tiers():
+                verdicts = self._try_all(request, group, tier)
+                rejected += [_rejection(v, v.reason) for v in verdicts if not v.accepted]
+                proved = self._open_fastest(request, group, verdicts, rejected)
+                if proved is not None:
+                    return proved
+        raise ProofFailed(f"no execution provider gave the golden answers: {_listed(rejected)}")
+
+    def _try_all(
+        self, request: ProofRequest, group: Sequence[Choice], tier: Sequence[Precision]
+    ) -> list[Verdict]:
+        """A verdict on each candidate with each graph; without calibration the first right one
+        ends it."""
+        budget_ms = self._options.budget_ms // (len(group) * len(tier))
+        found: list[Verdict] = []
+        for choice in group:
+            for precision in tier:
+                bundle = request.bundle
+                job = TrialJob(
+                    model_path=bundle.path.parent,
+                    version=bundle.manifest.version,
+                    digest=bundle.digest,
+                    candidate=choice.candidate,
+                    precision=precision,
+                    cores=self._options.cores,
+                    budget_ms=budget_ms,
+                    background=request.background,
+                )
+                verdict = self._verdict(job, request.cancelled)
+                found.append(verdict)
+                if verdict.accepted and not self._options.budget_ms:
+                    return found
+        return found
+
+    def _verdict(self, job: TrialJob, cancelled: IsCancelled) -> Verdict:
+        limit_s = self._options.trial_timeout_s or known_device(job.candidate).trial_s
+        if job.budget_ms:
+            limit_s += job.budget_ms / 1e3 + _CALIBRATION_EXTRA_S
+        kept = self._verdicts
+        if kept is None:
+            return self._try_out(job, limit_s, cancelled)
+        with kept.turn(job, limit_s):
+            verdict = kept.find(job)
+            if verdict is None:
+                verdict = self._try_out(job, limit_s, cancelled)
+                kept.keep(job, verdict)
             else:
-                found = Comparison(None, problem)
-        except (EngineError, BundleError) as error:
-            found = Comparison(None, str(error))
-        elapsed_ms = (time.perf_counter() - started) * 1e3
-        if not found.passed:
-            return Verdict(candidate, found, nodes, elapsed_ms)
-        stack.pop_all()  # Accepted: the session stays open.
-        return Verdict(candidate, found, nodes, elapsed_ms, session)
+                verdict = verdict.model_copy(update={"kept": True})
+        return verdict
 
-
-def _idle(candidate: Candidate, nodes: Mapping[str, int]) -> str | None:
-    """A session lists a provider that it was opened for even where that one runs nothing."""
-    if candidate.provider == CPU_PROVIDER or nodes.get(candidate.provider, 0) > 0:
+    def _open_fastest(
+        self,
+        request: ProofRequest,
+        group: Sequence[Choice],
+        verdicts: Sequence[Verdict],
+        rejected: list[Rejection],
+    ) -> Proved | None:
+        manifest = request.bundle.manifest
+        order = fastest_first(verdicts, self._options.cores, manifest.batching.max_rows)
+        for place, verdict in enumerate(order):
+            choice = next(c for c in group if c.candidate == verdict.candidate)
+            chosen = configuration_of(manifest, verdict.costs, self._options.cores)
+            session, found = self._open_here(
+                request.bundle, verdict.candidate, verdict.precision, chosen
+            )
+            if session is None:
+                rejected.append(
+                    _rejection(verdict, f"was right in a trial, but here: {found.reason}")
+                )
+                continue
+            slower = [_rejection(v, "right, but slower") for v in order[place + 1 :]]
+            plan = _plan(request, choice, verdict, chosen, [*rejected, *slower])
+            return Proved(session, plan)
         return None
-    return "runs no node of this model" if nodes else "does not tell which nodes it runs"
+
+    def _open_here(
+        self, bundle: Bundle, candidate: Candidate, precision: Precision, chosen: Configuration
+    ) -> tuple[Session | None, Comparison]:
+        """The session that is to serve, or None and why not."""
+        manifest, golden = bundle.manifest.variant(precision), bundle.golden()
+        session: Session | None = None
+        try:
+            session = self._open_session(
+                bundle.model(precision), candidate, chosen.intra_op_threads
+            )
+            problem = unfit(session, manifest, candidate)
+            sizes = proof_sizes(manifest, golden.rows, chosen.rows)
+            found = Comparison(None, problem) if problem else None
+            found = found or replay(session.run, golden, manifest, sizes)
+        except EngineError as error:
+            found = Comparison(None, str(error))
+        if found.passed:
+            return session, found
+        if session is not None:
+            session.close()
+        return None, found
+
+    def _prove_shipped(self, request: ProofRequest, plan: Plan) -> Proved | None:
+        """Obey a plan from elsewhere where it fits; else say why not, and go the usual way."""
+        found = Comparison(None, f"{plan.provider_opened} is not among the candidates here")
+        cores = self._options.cores
+        choices = [c for c in request.ranking.order if c.candidate.provider == plan.provider_opened]
+        choices.sort(key=lambda c: c.candidate.device != plan.device)
+        if plan.intra_op_threads > cores:
+            found = Comparison(None, f"it wants {plan.intra_op_threads} cores, here are {cores}")
+        elif choices:
+            instances = min(plan.instances, cores // plan.intra_op_threads)
+            chosen = Configuration(plan.intra_op_threads, instances, plan.max_rows, None)
+            session, found = self._open_here(
+                request.bundle, choices[0].candidate, plan.precision, chosen
+            )
+            if session is not None:
+                update = {
+                    "source": "shipped",
+                    "instances": instances,
+                    "provider_requested": request.ranking.requested,
+                    "fallback": choices[0].fallback,
+                }
+                return Proved(session, plan.model_copy(update=update))
+        logger.warning(
+            "a shipped plan does not fit",
+            extra={"model": request.bundle.manifest.name, "reason": found.reason},
+        )
+        return None
 
 
 def _plan(
-    trial: Trial,
-    ranking: Ranking,
+    request: ProofRequest,
     choice: Choice,
     verdict: Verdict,
+    chosen: Configuration,
     rejected: Sequence[Rejection],
 ) -> Plan:
-    candidate, nodes, found = choice.candidate, verdict.nodes_by_provider, verdict.comparison
-    assert found.numeric_class is not None  # noqa: S101
+    candidate, nodes = choice.candidate, verdict.nodes_by_provider
+    assert verdict.numeric_class is not None  # noqa: S101 (it was accepted)
     # Where two run equally many, the one that was opened.
     most = max(nodes, key=lambda p: (nodes[p], p == candidate.provider), default=candidate.provider)
     opened = most == candidate.provider
+    manifest = request.bundle.manifest
+    inline = inline_rows(verdict.costs, chosen) if _runs_alike(request.bundle, verdict) else 0
     return Plan(
-        provider_requested=ranking.requested,
+        provider_requested=request.ranking.requested,
         provider_opened=candidate.provider,
         provider=most,
         device=candidate.device if opened else "cpu",
         device_name=candidate.device_name if opened else "",
         origin=candidate.origin if opened else "built-in",
-        reason=f"{choice.reason}; {found.reason}",
+        reason="; ".join([choice.reason, *_precision_note(request, verdict), verdict.reason]),
         fallback=choice.fallback,
-        numeric_class=found.numeric_class,
-        max_abs_error=found.max_abs_error,
+        numeric_class=verdict.numeric_class,
+        precision=verdict.precision,
+        max_abs_error=verdict.max_abs_error,
         nodes_by_provider=nodes,
         rejected=tuple(rejected),
-        intra_op_threads=trial.intra_op_threads,
-        max_rows=trial.manifest.batching.max_rows,
-        checked_rows=trial.batch_rows,
-        proof_ms=round(verdict.proof_ms, 3),
+        intra_op_threads=chosen.intra_op_threads,
+        instances=chosen.instances,
+        max_rows=chosen.rows,
+        inline_rows=inline,
+        checked_rows=proof_sizes(manifest, request.bundle.golden().rows, chosen.rows),
+        costs=verdict.costs,
+        proof_ms=verdict.proof_ms,
+        calibration_ms=verdict.calibration_ms,
+        source="cache" if verdict.kept else "measured",
     )
 
 
-def _check_golden(golden: Golden, signature: Signature) -> None:
-    """Golden tensors must be those of the signature, or no replay could be judged."""
-    for side, tensors, specs in (
-        ("input", golden.inputs, signature.inputs),
-        ("output", golden.outputs, signature.outputs),
-    ):
-        if _datatypes(tensors) != {spec.name: spec.datatype for spec in specs}:
-            raise BundleCorrupt(f"golden {side}s are not those of the signature")
+def _precision_note(request: ProofRequest, verdict: Verdict) -> list[str]:
+    wanted = request.precision
+    if wanted in {"auto", verdict.precision}:
+        return []
+    if wanted not in request.bundle.manifest.variants:
+        return [f"fp32, as the bundle has no {wanted} graph"]
+    return [f"fp32, as the {wanted} graph was rejected"]
 
 
-def _check_labels(golden: Golden, manifest: Manifest) -> None:
-    """Golden labels must be the names that the manifest gives to the golden scores."""
-    for prediction in manifest.signature.predictions:
-        if not isinstance(prediction, LabelPrediction):
-            continue
-        labels = golden.outputs[prediction.tensor].reshape(-1)
-        if not set(labels) <= set(prediction.labels):
-            raise BundleCorrupt(f"golden {prediction.name!r} has labels that the manifest has not")
-        scores = golden.outputs.get(prediction.scores_tensor or "")
-        if scores is None or scores.ndim != 2 or scores.shape[1] != len(prediction.labels):
-            continue
-        named = np.array(prediction.labels, dtype=object)[scores.argmax(axis=1)]
-        ranked = np.sort(scores, axis=1)
-        clear = ranked[:, -1] - ranked[:, -2] > manifest.tie_margin
-        if (named != labels)[clear].any():
-            raise BundleCorrupt(f"golden {prediction.name!r} is not the label of the best score")
+def _runs_alike(bundle: Bundle, verdict: Verdict) -> bool:
+    """Whether each run of so many rows takes about as long as any other."""
+    manifest = bundle.manifest
+    if verdict.candidate.device != "cpu" or not rows_vary(manifest):
+        return False
+    inner = [dim for spec in manifest.signature.inputs for dim in spec.shape[1:]]
+    kinds = {op_type for _, op_type in operators(bundle.model(verdict.precision))}
+    return all(isinstance(dim, int) for dim in inner) and not kinds & _CONTROL_FLOW
 
 
-def _datatypes(tensors: Tensors) -> dict[str, str]:
-    try:
-        return {name: datatype_of(array) for name, array in tensors.items()}
-    except TypeError:
-        return {}
+def _rejection(verdict: Verdict, reason: str) -> Rejection:
+    prefix = "" if verdict.precision == "fp32" else f"{verdict.precision}: "
+    return Rejection(verdict.candidate.provider, verdict.candidate.device, prefix + reason)
+
+
+def _listed(rejected: Sequence[Rejection]) -> str:
+    reasons = [
+        f"{r.provider} on {r.device}: {r.reason}" if r.device else f"{r.provider} {r.reason}"
+        for r in rejected
+    ]
+    return "; ".join(reasons) or "none is here"

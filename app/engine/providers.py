@@ -6,6 +6,7 @@ Nothing here says that a provider works: `app.engine.proof` does.
 import importlib
 import importlib.metadata
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ class _Library:
     name: str
     path: str
     package: str
+    version: str
 
 
 def discover(
@@ -72,17 +74,15 @@ def discover(
     may use it. Raises nothing: what cannot be used becomes a `Problem`.
     """
     problems: list[Problem] = []
-    found = importlib.metadata.distributions() if distributions is None else distributions
-    # A folder that is on the path twice lists its packages twice.
-    installed = list({_normal_name(package): package for package in reversed(list(found))}.values())
-    problems += _clashing_wheels(installed)
+    packages = installed() if distributions is None else _once(distributions)
+    problems += _clashing_wheels(packages)
     libraries: list[_Library] = []
-    for package in installed:
+    for package in packages:
         try:
-            if _is_plugin(package):
+            if is_plugin(package):
                 libraries.append(_register(package, runtime, import_module))
         except Exception as error:  # Foreign code: an import may raise anything at all.
-            name = _normal_name(package)
+            name = normal_name(package)
             problems.append(Problem(name, f"cannot be loaded: {_first_line(error)}"))
     devices = list(runtime.get_ep_devices())
     plugged = _plugged_in(devices, libraries)
@@ -97,6 +97,18 @@ def discover(
         for candidate in _built_in(provider, devices)
     ]
     return Discovery((*built_in, *plugged), tuple(problems))
+
+
+def installed() -> list[importlib.metadata.Distribution]:
+    """The installed packages, each once."""
+    return _once(importlib.metadata.distributions())
+
+
+def _once(
+    packages: Iterable[importlib.metadata.Distribution],
+) -> list[importlib.metadata.Distribution]:
+    """A folder that is on the path twice lists its packages twice."""
+    return list({normal_name(package): package for package in reversed(list(packages))}.values())
 
 
 def _built_in(provider: str, devices: Sequence[Any]) -> Iterator[Candidate]:
@@ -115,28 +127,61 @@ def _plugged_in(devices: Sequence[Any], libraries: Sequence[_Library]) -> list[C
     """The listed devices that come from a library; the runtime's own wheel may bring some too."""
     by_path = {Path(library.path).resolve(): library for library in libraries}
     by_name = {library.name: library for library in libraries}
-    seen: dict[str, int] = {}
+    seen: Counter[tuple[str, str | None]] = Counter()
     candidates = []
     for device in devices:
-        index = seen.get(device.ep_name, 0)
-        seen[device.ep_name] = index + 1
         path = device.ep_metadata.get("library_path")
         library = by_name.get(device.ep_name)
         if path is not None:
             library = by_path.get(Path(path).resolve(), library)
         if path is None and library is None:
             continue
+        source = (device.ep_name, library.name if library else None)
         candidates.append(
             Candidate(
                 device.ep_name,
                 _device_kind(device),
                 _device_name(device),
                 "built-in" if library is None else "plug-in",
-                device_index=index,
-                library=None if library is None else library.name,
+                device_index=seen[source],
+                library=library.name if library else None,
+                library_path=library.path if library else None,
+                library_version=library.version if library else "",
             )
         )
+        seen[source] += 1
     return candidates
+
+
+def register_library(candidate: Candidate, runtime: Runtime = onnxruntime) -> None:
+    """Make this process know the candidate's plug-in; it stays known, as sessions may use it."""
+    if candidate.library is not None and candidate.library_path is not None:
+        _register_once(runtime, candidate.library, candidate.library_path)
+
+
+def listed_devices(runtime: Runtime, candidate: Candidate) -> list[Any]:
+    """The devices among which the candidate's index counts."""
+    return [
+        device
+        for device in runtime.get_ep_devices()
+        if device.ep_name == candidate.provider and _comes_from(device, candidate.library_path)
+    ]
+
+
+def _comes_from(device: Any, library_path: str | None) -> bool:
+    path = device.ep_metadata.get("library_path")
+    if path is None or library_path is None:
+        return True
+    return Path(path).resolve() == Path(library_path).resolve()
+
+
+def _register_once(runtime: Runtime, name: str, path: str) -> None:
+    try:
+        runtime.register_execution_provider_library(name, path)
+    except Exception as error:  # Its classes share no base.
+        # By an earlier call, or by the package itself when it was imported.
+        if "already registered" not in str(error):
+            raise
 
 
 def _device_kind(device: Any) -> DeviceKind:
@@ -151,7 +196,7 @@ def _device_name(device: Any) -> str:
 
 def _clashing_wheels(installed: Sequence[importlib.metadata.Distribution]) -> list[Problem]:
     """Two builds of ONNX Runtime overwrite each other's files; which one loads is chance."""
-    wheels = sorted({_normal_name(package) for package in installed if _is_runtime_wheel(package)})
+    wheels = sorted({normal_name(package) for package in installed if _is_runtime_wheel(package)})
     if len(wheels) < 2:
         return []
     reason = f"{' and '.join(wheels)} are installed in one place: uninstall all, then install one"
@@ -159,18 +204,18 @@ def _clashing_wheels(installed: Sequence[importlib.metadata.Distribution]) -> li
 
 
 def _is_runtime_wheel(package: importlib.metadata.Distribution) -> bool:
-    name = _normal_name(package)
+    name = normal_name(package)
     if not name.startswith(("onnxruntime", "ort-")):
         return False
     return any(str(file) == "onnxruntime/__init__.py" for file in package.files or ())
 
 
-def _is_plugin(package: importlib.metadata.Distribution) -> bool:
+def is_plugin(package: importlib.metadata.Distribution) -> bool:
     """By convention: a name such as onnxruntime-ep-x or y-ep-cpu, and a shared library inside.
 
     A package that does not look like this is never imported.
     """
-    name = _normal_name(package)
+    name = normal_name(package)
     if name.startswith("onnxruntime-"):
         by_name = not name.startswith(_NOT_PLUGINS)
     else:
@@ -187,7 +232,7 @@ def _mentions_runtime(package: importlib.metadata.Distribution) -> bool:
     return any("onnxruntime" in text.lower().replace(" ", "") for text in said)
 
 
-def _normal_name(package: importlib.metadata.Distribution) -> str:
+def normal_name(package: importlib.metadata.Distribution) -> str:
     """The normalised distribution name; empty where its metadata is broken."""
     try:
         return re.sub(r"[-_.]+", "-", package.metadata["Name"] or "").lower()
@@ -212,22 +257,17 @@ def _register(
     if getter is None:
         raise LookupError(f"it has neither {' nor '.join(_PATH_GETTERS)}")
     named = next((n for n in (getattr(module, key, None) for key in _NAMES) if n is not None), None)
-    name = str(named() if callable(named) else named or _normal_name(package))
+    name = str(named() if callable(named) else named or normal_name(package))
     path = str(getter())
-    try:
-        runtime.register_execution_provider_library(name, path)
-    except Exception as error:  # Its classes share no base.
-        # By an earlier call, or by the package itself when it was imported.
-        if "already registered" not in str(error):
-            raise
-    return _Library(name, path, _normal_name(package))
+    _register_once(runtime, name, path)
+    return _Library(name, path, normal_name(package), package.version)
 
 
 def _module_name(package: importlib.metadata.Distribution) -> str:
     for file in package.files or ():
         if len(file.parts) == 2 and file.name == "__init__.py":
             return file.parts[0]
-    return _normal_name(package).replace("-", "_")
+    return normal_name(package).replace("-", "_")
 
 
 def _first_line(error: Exception) -> str:

@@ -22,6 +22,8 @@ class Choice:
     reason: str
     #: Nobody asked for it: the built-in CPU provider behind an explicit list.
     fallback: bool = False
+    #: Which of the names asked for it answers to. Among those of one name the fastest serves.
+    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,13 @@ class Ranking:
     requested: tuple[str, ...]
     order: tuple[Choice, ...]
     rejections: tuple[Rejection, ...] = ()
+
+    def groups(self) -> list[list[Choice]]:
+        """The choices by the name that was asked for, in order."""
+        found: dict[int, list[Choice]] = {}
+        for choice in self.order:
+            found.setdefault(choice.group, []).append(choice)
+        return [found[group] for group in sorted(found)]
 
 
 def rank(
@@ -57,18 +66,19 @@ def rank(
     ordered = sorted(candidates, key=_auto_key)
     order: list[Choice] = []
     rejections: list[Rejection] = []
-    for name in names:
+    for group, name in enumerate(names):
         if _folded(name) == AUTO:
-            _append(order, [Choice(c, f"auto: {c.origin} on the {c.device}") for c in ordered])
+            auto = [Choice(c, f"auto: {c.origin} on the {c.device}", group=group) for c in ordered]
+            _append(order, auto)
             continue
         matching = [c for c in ordered if _answers_to(c, name)]
-        _append(order, [Choice(c, f"asked for as {name!r}") for c in matching])
+        _append(order, [Choice(c, f"asked for as {name!r}", group=group) for c in matching])
         if not matching:
             rejections.append(Rejection(name, "", _absence(ordered)))
     if not strict:
         last = [c for c in ordered if c.provider == CPU_PROVIDER]
         reason = "last resort behind what was asked for"
-        _append(order, [Choice(c, reason, fallback=True) for c in last])
+        _append(order, [Choice(c, reason, fallback=True, group=len(names)) for c in last])
     return Ranking(names, tuple(order), tuple(rejections))
 
 

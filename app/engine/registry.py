@@ -1,116 +1,47 @@
 """The served models: which version of each answers, and why others do not."""
 
 import asyncio
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from weakref import WeakSet
 
-from app.bundle.store import Bundle, ModelFolder, open_bundle, scan
+from app.bundle.survey import Survey
+from app.engine.entry import Entry
 from app.engine.model import Model
-from app.errors import (
-    BundleIncomplete,
-    ModelNotFound,
-    ModelportError,
-    ModelRequired,
-    NothingToServe,
-)
-
-logger = logging.getLogger(__name__)
-
-#: Opens a bundle as a model; blocks.
-OpenModel = Callable[[Bundle], Model]
-
-
-@dataclass
-class Entry:
-    """One model of the repository."""
-
-    name: str
-    #: All versions found at the last scan, newest first.
-    versions: tuple[int, ...] = ()
-    loaded: dict[int, Model] = field(default_factory=dict)
-    #: Why a version is not served.
-    refused: dict[int, str] = field(default_factory=dict)
-    pin: int | None = None
-    pin_problem: str = ""
-    served: int | None = None
-
-    def load(self, folder: ModelFolder, open_model: OpenModel, keep: int) -> None:
-        """Load the pinned version, or the newest that proves; then older ones up to `keep`.
-
-        A pin is obeyed or the model is not served: it is there because some other version is bad.
-        """
-        self.versions, self.pin, self.pin_problem = folder.versions, folder.pin, folder.pin_problem
-        if self.pin_problem:
-            logger.error("model not served", extra={"model": self.name, "reason": self.pin_problem})
-            return
-        for version in _order(folder):
-            if len(self.loaded) >= keep:
-                return
-            model = self._open(folder, version, open_model)
-            if model is not None:
-                self.loaded[version] = model
-                self.served = self.served or version
-            elif version == self.pin:
-                return
-
-    def _open(self, folder: ModelFolder, version: int, open_model: OpenModel) -> Model | None:
-        try:
-            if version not in folder.versions:
-                raise BundleIncomplete("it is pinned, but not in the repository")
-            return open_model(open_bundle(folder.path, version))
-        except Exception as error:  # Whatever is wrong with it, others can still serve.
-            known = isinstance(error, ModelportError)
-            reason = str(error) if known else f"cannot be loaded ({type(error).__name__})"
-            self.refused[version] = reason
-            logger.error(
-                "model version refused",
-                extra={"model": self.name, "version": version, "reason": reason},
-                exc_info=None if known else error,
-            )
-            return None
-
-    @property
-    def why_not(self) -> str:
-        """Why nothing of it is served; empty where something is."""
-        if self.served is not None:
-            return ""
-        refused = [f"version {version}: {why}" for version, why in self.refused.items()]
-        return self.pin_problem or "; ".join(refused)
-
-
-def _order(folder: ModelFolder) -> Sequence[int]:
-    """The order in which versions are tried: the pin and what is older, or from new to old."""
-    if folder.pin is None:
-        return folder.versions
-    return (folder.pin, *(version for version in folder.versions if version < folder.pin))
+from app.errors import ModelNotFound, ModelRequired, NothingToServe
 
 
 class Registry:
-    """(name, version) to Model. It owns the models and closes them."""
+    """(name, version) to Model. It closes the models at the end.
+
+    Everything happens on the event loop's thread, so that a request sees one state of it.
+    """
 
     def __init__(self, default: str | None = None) -> None:
         self._entries: dict[str, Entry] = {}
         self._default = default
+        #: Out of service, but perhaps still answering requests that they had admitted.
+        self._let_go: WeakSet[Model] = WeakSet()
 
-    def load(self, root: Path, open_model: OpenModel, keep: int = 1) -> None:
-        """Load the repository. Blocks; call it before serving.
+    def see(self, survey: Survey, forget: Collection[str] = ()) -> None:
+        """Take note of what lies in the repository now.
 
-        Raises:
-            NothingToServe: the repository cannot be read.
+        Args:
+            forget: models whose refused and replaced versions are to be tried again.
         """
-        try:
-            folders = scan(root)
-        except ModelportError as error:
-            raise NothingToServe(f"cannot serve {root}: {error}") from None
-        for folder in folders:
-            for problem in folder.problems:
-                logger.warning("model folder", extra={"model": folder.name, "problem": problem})
-            if not folder.versions:
-                continue
-            entry = self._entries.setdefault(folder.name, Entry(folder.name))
-            entry.load(folder, open_model, keep)
+        for folder in survey.folders.values():
+            if folder.versions and folder.name not in self._entries:
+                self._entries[folder.name] = Entry.unseen(folder.name)
+        for name, entry in list(self._entries.items()):
+            entry.see(survey)
+            if name in forget:
+                entry.forget()
+            if entry.is_empty:
+                del self._entries[name]
+
+    def let_go(self, model: Model) -> None:
+        """A model that no new request gets; it is closed at the end if it is still there."""
+        self._let_go.add(model)
 
     def check(self, root: Path, required: Sequence[str]) -> None:
         """What was asked for must be served.
@@ -147,12 +78,28 @@ class Registry:
 
     @property
     def refused(self) -> Sequence[tuple[str, int]]:
-        """Name and version of everything that could not be served."""
+        """Name and version of everything that could not be loaded."""
         return [(name, version) for name, e in self._entries.items() for version in e.refused]
+
+    @property
+    def pin_problems(self) -> Sequence[str]:
+        """Models whose pin is not obeyed."""
+        return [name for name, entry in self._entries.items() if entry.pin_problem]
 
     @property
     def entries(self) -> Mapping[str, Entry]:
         return self._entries
+
+    def entry(self, name: str) -> Entry:
+        """What is known of a model, served or not.
+
+        Raises:
+            ModelNotFound: it is not in the repository.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            raise ModelNotFound(f"no model {name[:64]!r} is in the repository")
+        return entry
 
     @property
     def default_name(self) -> str | None:
@@ -192,8 +139,8 @@ class Registry:
 
     async def close(self, timeout_s: float) -> None:
         """Close every model, all within `timeout_s`."""
-        models = [model for entry in self._entries.values() for model in entry.loaded.values()]
-        await asyncio.gather(*(model.close(timeout_s) for model in models))
+        loaded = [model for entry in self._entries.values() for model in entry.loaded.values()]
+        await asyncio.gather(*(model.close(timeout_s) for model in (*loaded, *self._let_go)))
 
 
 def _listed(names: Mapping[str, object] | Mapping[int, object]) -> str:

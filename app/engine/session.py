@@ -14,7 +14,8 @@ import onnxruntime
 
 from app.bundle.signature import FIELD_NAME_PATTERN, Dim, Signature, TensorSpec
 from app.bundle.tensors import Array, Datatype, Tensors
-from app.engine.candidates import CPU_PROVIDER, Candidate
+from app.engine.candidates import CPU_PROVIDER, Candidate, known_device
+from app.engine.providers import listed_devices, register_library
 from app.errors import BundleUnsupported, SessionFailed
 
 _DATATYPES: Final[Mapping[str, Datatype]] = {
@@ -58,7 +59,7 @@ class Session:
             BundleUnsupported: an input or output is not a tensor of the protocol's datatypes.
         """
         with _OPENING:
-            options = _session_options(intra_op_threads)
+            options = _session_options(candidate, intra_op_threads)
             # Without `enable_fallback=0` a failure is printed and the CPU provider silently used.
             session = onnxruntime.InferenceSession(
                 model,
@@ -153,14 +154,17 @@ def _explain(error: Exception, told: re.Pattern[str]) -> str:
     return f"{code} in {node[1]}" if node else code
 
 
-def _session_options(intra_op_threads: int) -> Any:
+def _session_options(candidate: Candidate, intra_op_threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     # Failures are raised, and logged by us; stderr would hold each a second time, with inputs.
     options.log_severity_level = _FATAL_ONLY
+    known = known_device(candidate)
+    options.enable_mem_pattern = known.memory_pattern
     for key, value in (
+        *known.session_config.items(),
         ("session.intra_op.allow_spinning", "0"),
         ("session.inter_op.allow_spinning", "0"),
         ("session.record_ep_graph_assignment_info", "1"),
@@ -175,7 +179,8 @@ def _session_options(intra_op_threads: int) -> Any:
 def _select(options: Any, candidate: Candidate) -> list[Any] | None:
     """Put the candidate into `options` (a listed device) or return it as a list of providers."""
     if candidate.device_index is not None:
-        devices = [d for d in onnxruntime.get_ep_devices() if d.ep_name == candidate.provider]
+        register_library(candidate)
+        devices = listed_devices(onnxruntime, candidate)
         if candidate.device_index >= len(devices):
             raise SessionFailed(f"{candidate.provider} lists no device {candidate.device_index}")
         options.add_provider_for_devices([devices[candidate.device_index]], dict(candidate.options))

@@ -38,11 +38,29 @@ class TextFormatter(logging.Formatter):
         return super().formatMessage(record) + extra
 
 
-def configure_logging(form: Literal["auto", "json", "text"], level: str) -> None:
-    """Send every logger of the process to stderr in one format."""
+class _Worker(logging.Filter):
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.worker = self._worker
+        return True
+
+
+def configure_logging(
+    form: Literal["auto", "json", "text"], level: str, worker: int | None = None
+) -> None:
+    """Send every logger of the process to stderr in one format.
+
+    Args:
+        worker: of several workers, which one this is; every line says so.
+    """
     as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    if worker is not None:
+        handler.addFilter(_Worker(worker))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # uvicorn's own lines about start and stop are said by this service in its own words.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

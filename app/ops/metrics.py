@@ -1,13 +1,12 @@
-"""Counters and histograms as plain numbers, shown to Prometheus by one collector.
+"""The figures of this process, and the page that Prometheus reads.
 
 Recording is an addition to a dict or a list; the work of formatting is left to the scrape.
 Everything is recorded on the event loop's thread.
 """
 
-from bisect import bisect_left
+import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,78 +18,25 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from app.ops import families
+from app.ops.families import FAMILIES, Family
+from app.ops.figures import (
+    LAG_BOUNDS_S,
+    Histogram,
+    ModelMetrics,
+    Rejected,
+    latency_histogram,
+)
+from app.ops.snapshot import Labels, Series, Snapshot, Values, shown
+
+__all__ = ("CONTENT_TYPE", "Metrics", "ModelMetrics", "expose")
+
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-#: 25 µs to 25 s, three steps a decade.
-LATENCY_BOUNDS_S: Final = tuple(
-    factor * 10.0**power for power in range(-5, 2) for factor in (2.5, 5.0, 10.0)
-)[:19]
-ROWS_BOUNDS: Final = tuple(float(2**power) for power in range(13))
+#: Versions let go whose figures are kept.
+_KEPT_VERSIONS: Final = 64
 
 
-class Histogram:
-    """Counts of values by upper bound, and their sum."""
-
-    __slots__ = ("_bounds", "_counts", "_sum")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    @property
-    def count(self) -> int:
-        return sum(self._counts)
-
-    @property
-    def sum(self) -> float:
-        return self._sum
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by bound, as Prometheus wants them."""
-        total = 0.0
-        result = []
-        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
-            total += count
-            result.append(("+Inf" if bound == float("inf") else f"{bound:.6g}", total))
-        return result
-
-
-def _latency() -> Histogram:
-    return Histogram(LATENCY_BOUNDS_S)
-
-
-@dataclass
-class ModelMetrics:
-    """Figures of one loaded version; it observes the batcher."""
-
-    name: str
-    version: str
-    info: Mapping[str, str] = field(default_factory=dict)
-    decode_s: Histogram = field(default_factory=_latency)
-    queue_s: Histogram = field(default_factory=_latency)
-    run_s: Histogram = field(default_factory=_latency)
-    encode_s: Histogram = field(default_factory=_latency)
-    batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS_BOUNDS))
-    queued_rows: Callable[[], int] = lambda: 0
-
-    def batch(self, rows: int, waits_s: Sequence[float], run_s: float) -> None:
-        self.batch_rows.observe(rows)
-        self.run_s.observe(run_s)
-        for wait_s in waits_s:
-            self.queue_s.observe(wait_s)
-
-    def stages(self) -> Iterable[tuple[str, Histogram]]:
-        yield "decode", self.decode_s
-        yield "queue", self.queue_s
-        yield "run", self.run_s
-        yield "encode", self.encode_s
-
-
-class Metrics(Collector):
+class Metrics:
     """All figures of the process.
 
     `received` of a route equals the sum of its `outcomes` once nothing is in flight.
@@ -100,94 +46,157 @@ class Metrics(Collector):
         self.received: defaultdict[str, int] = defaultdict(int)
         #: (route, model, outcome) -> requests; outcome is `ok` or the code of the error.
         self.outcomes: defaultdict[tuple[str, str, str], int] = defaultdict(int)
-        self.request_s: defaultdict[str, Histogram] = defaultdict(_latency)
+        self.request_s: defaultdict[str, Histogram] = defaultdict(latency_histogram)
+        #: How late the event loop is.
+        self.lag_s = Histogram(LAG_BOUNDS_S)
+        #: (model, outcome) -> attempts to load a version while serving.
+        self.reloads: defaultdict[tuple[str, str], int] = defaultdict(int)
+        #: By name and version; those that are let go stay for a while, for what still ends on them.
         self.models: dict[tuple[str, str], ModelMetrics] = {}
         self.ready: Callable[[], bool] = lambda: False
         #: (model, version) of what is in the repository and was refused.
         self.refused: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
+        #: Models whose pin is not obeyed.
+        self.pin_problems: Callable[[], Iterable[str]] = lambda: ()
+        #: Processes that serve, this one among them.
+        self.workers = 1
+        #: Adds what the other workers have done; called on a thread.
+        self.with_others: Callable[[Snapshot], Snapshot] = lambda own: own
+        self._let_go: dict[tuple[str, str], None] = {}
+        self._snapshots = 0
 
-    @staticmethod
-    def figures(name: str, version: int) -> ModelMetrics:
-        """Figures for a version that is about to be loaded; shown once it is added."""
-        return ModelMetrics(name, str(version))
+    def figures(self, name: str, version: int) -> ModelMetrics:
+        """Figures for a version that is about to be loaded; shown once it is added.
+
+        Those of one that was loaded before go on: a counter never goes back.
+        """
+        key = (name, str(version))
+        return self.models.get(key) or ModelMetrics(*key)
 
     def add(
-        self, figures: ModelMetrics, queued_rows: Callable[[], int], info: Mapping[str, str]
+        self,
+        figures: ModelMetrics,
+        queued_rows: Callable[[], int],
+        info: Mapping[str, str],
+        *,
+        nodes: Mapping[str, int] | None = None,
+        rejected: Sequence[Rejected] = (),
     ) -> None:
-        """Show the figures of a version that is loaded."""
+        """Show the figures of a version that is loaded.
+
+        Args:
+            info: values of the labels of `modelport_model_info`.
+            nodes: graph nodes by execution provider.
+            rejected: execution providers that do not serve it.
+        """
         figures.queued_rows = queued_rows
         figures.info = info
-        self.models[figures.name, figures.version] = figures
+        figures.nodes = nodes or {}
+        figures.rejected = rejected
+        figures.loaded += 1
+        self._let_go.pop(figures.key, None)
+        self.models[figures.key] = figures
 
-    def expose(self) -> bytes:
-        """Everything in Prometheus' text format."""
-        return generate_latest(self._registry)
+    def remove(self, name: str, version: int) -> None:
+        """Show a version no more, which was added and is let go; its counts wait for its return."""
+        key = (name, str(version))
+        self.models[key].loaded -= 1
+        if self.models[key].loaded:
+            return  # what replaced it on disk has the same number
+        self.models[key].queued_rows = lambda: 0  # the model behind it must not be kept
+        self._let_go[key] = None
+        if len(self._let_go) > _KEPT_VERSIONS:
+            oldest = next(iter(self._let_go))
+            del self._let_go[oldest], self.models[oldest]
+
+    def snapshot(self) -> Snapshot:
+        """A copy of everything, as of now."""
+        self._snapshots += 1
+        series: dict[str, dict[Labels, Values]] = {family.name: {} for family in FAMILIES}
+        for family, labels, values in (*self._of_requests(), *self._of_versions(), *self._states()):
+            series[family.name][labels] = values
+        return Snapshot(series, self._snapshots)
+
+    async def page(self) -> bytes:
+        """Everything, of all workers, in Prometheus' text format."""
+        own = self.snapshot()
+        return await asyncio.to_thread(lambda: expose(self.with_others(own)))
+
+    def _of_requests(self) -> Iterator[tuple[Family, Labels, Values]]:
+        for route, count in self.received.items():
+            yield families.RECEIVED, (route,), (count,)
+        for labels, count in self.outcomes.items():
+            yield families.FINISHED, labels, (count,)
+        for route, histogram in self.request_s.items():
+            yield families.REQUEST_SECONDS, (route,), histogram.state()
+        yield families.LAG_SECONDS, (), self.lag_s.state()
+        for outcome, count in self.reloads.items():
+            yield families.RELOADS, outcome, (count,)
+
+    def _of_versions(self) -> Iterator[tuple[Family, Labels, Values]]:
+        for version in self.models.values():
+            for stage, histogram in version.stages():
+                yield families.STAGE_SECONDS, (*version.key, stage), histogram.state()
+            yield families.BATCH_ROWS, version.key, version.batch_rows.state()
+            if not version.loaded:
+                continue
+            yield families.QUEUE_ROWS, version.key, (version.queued_rows(),)
+            about = tuple(version.info.get(label, "") for label in families.INFO_LABELS)
+            yield families.MODEL_INFO, (*version.key, *about), (1,)
+            for provider, nodes in version.nodes.items():
+                yield families.MODEL_NODES, (*version.key, provider), (nodes,)
+            for one in version.rejected:
+                labels = (*version.key, one.provider, one.device)
+                yield families.PROVIDER_REJECTED, labels, (1,)
+
+    def _states(self) -> Iterator[tuple[Family, Labels, Values]]:
+        for model, version in self.refused():
+            yield families.VERSION_REFUSED, (model, str(version)), (1,)
+        for model in self.pin_problems():
+            yield families.PIN_PROBLEM, (model,), (1,)
+        yield families.READY, (), (float(self.ready()),)
+        yield families.WORKERS, (), (self.workers,)
+        yield families.WORKERS_ALIVE, (), (1,)
+        yield families.RESTARTS, (), (0,)
+
+
+def expose(snapshot: Snapshot) -> bytes:
+    """A snapshot in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Page(shown(snapshot)))
+    return generate_latest(registry)
+
+
+class _Page(Collector):
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        yield from self._of_requests()
-        yield from self._of_models()
-        refused = GaugeMetricFamily(
-            "modelport_version_refused",
-            "1 for each version of the repository that could not be served.",
-            labels=["model", "version"],
-        )
-        for model, version in self.refused():
-            refused.add_metric([model, str(version)], 1)
-        yield refused
-        ready = GaugeMetricFamily("modelport_ready", "1 while the service takes requests.")
-        ready.add_metric([], float(self.ready()))
-        yield ready
+        for family in FAMILIES:
+            yield _metric(family, self._snapshot.of(family))
 
-    def _of_requests(self) -> Iterable[Metric]:
-        received = CounterMetricFamily(
-            "modelport_requests_received", "Requests that arrived.", labels=["route"]
-        )
-        for route, count in self.received.items():
-            received.add_metric([route], count)
-        yield received
-        finished = CounterMetricFamily(
-            "modelport_requests",
-            "Requests that ended, by outcome: ok, or the code of the error.",
-            labels=["route", "model", "outcome"],
-        )
-        for labels, count in self.outcomes.items():
-            finished.add_metric(list(labels), count)
-        yield finished
-        seconds = HistogramMetricFamily(
-            "modelport_request_seconds", "From the body's arrival to the answer.", labels=["route"]
-        )
-        for route, histogram in self.request_s.items():
-            seconds.add_metric([route], histogram.buckets(), histogram.sum)
-        yield seconds
 
-    def _of_models(self) -> Iterable[Metric]:
-        stages = HistogramMetricFamily(
-            "modelport_stage_seconds",
-            "Time of a stage: decode, queue and encode by request, run by batch.",
-            labels=["model", "version", "stage"],
-        )
-        rows = HistogramMetricFamily(
-            "modelport_batch_rows", "Rows of each run.", labels=["model", "version"]
-        )
-        depth = GaugeMetricFamily(
-            "modelport_queue_rows", "Rows that wait for a run.", labels=["model", "version"]
-        )
-        info = GaugeMetricFamily(
-            "modelport_model_info",
-            "1 for each loaded version: digest, execution provider, numeric class.",
-            labels=["model", "version", "digest", "provider", "device", "numeric_class"],
-        )
-        for model in self.models.values():
-            names = [model.name, model.version]
-            for stage, histogram in model.stages():
-                stages.add_metric([*names, stage], histogram.buckets(), histogram.sum)
-            rows.add_metric(names, model.batch_rows.buckets(), model.batch_rows.sum)
-            depth.add_metric(names, model.queued_rows())
-            keys = ("digest", "provider", "device", "numeric_class")
-            info.add_metric([*names, *(model.info.get(key, "") for key in keys)], 1)
-        yield from (stages, rows, depth, info)
+def _metric(family: Family, series: Series) -> Metric:
+    if family.kind == "histogram":
+        histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+        for labels, (total, *counts) in series.items():
+            histogram.add_metric(labels, _buckets(family.bounds, counts), total)
+        return histogram
+    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = kind(family.name, family.help, labels=family.labels)
+    for labels, (value,) in series.items():
+        metric.add_metric(labels, value)
+    return metric
+
+
+def _buckets(bounds: Sequence[float], counts: Sequence[float]) -> list[tuple[str, float]]:
+    """Cumulative counts by bound, as Prometheus wants them."""
+    total = 0.0
+    result = []
+    for bound, count in zip((*bounds, float("inf")), counts, strict=True):
+        total += count
+        result.append(("+Inf" if bound == float("inf") else f"{bound:.6g}", total))
+    return result

@@ -15,7 +15,11 @@ class Figures:
 
     @classmethod
     def of(cls, client: httpx.Client) -> "Figures":
-        families = text_string_to_metric_families(client.get("/metrics").text)
+        return cls.of_text(client.get("/metrics").text)
+
+    @classmethod
+    def of_text(cls, page: str) -> "Figures":
+        families = text_string_to_metric_families(page)
         samples = [sample for family in families for sample in family.samples]
         found = {(s.name, frozenset(s.labels.items())): s.value for s in samples}
         assert len(found) == len(samples), "a series is exposed twice"

@@ -26,6 +26,7 @@ def environment(**settings: object) -> dict[str, str]:
         "MODELPORT_PORT": "0",
         "MODELPORT_CACHE": "off",
         "MODELPORT_CALIBRATION_BUDGET_MS": "0",
+        "MODELPORT_POLL_S": "0",
         "PYTHONWARNINGS": "error",
     }
     given = {f"MODELPORT_{name.upper()}": str(value) for name, value in settings.items()}

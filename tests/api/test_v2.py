@@ -12,7 +12,7 @@ from app.api.codecs import Decoded
 from app.api.codecs.oip import OipCodec
 from app.bundle.tensors import NUMPY_DTYPES
 from app.errors import InvalidTensor
-from tests.api.answers import TENSORS, assert_refusal
+from tests.api.answers import ROWS, TENSORS, assert_refusal
 from tests.api.repository import lone_signature
 from tests.support import models
 from tests.support.bundles import make_golden
@@ -118,6 +118,40 @@ class TestInfer:
         body = client.post(INFER, json=TENSORS | extra).json()
 
         assert [output["name"] for output in body["outputs"]] == ["y", "total"]
+
+    def test_it_says_what_ran_it(self, client: httpx.Client) -> None:
+        infer = client.post(INFER, json=TENSORS)
+        predict = client.post("/models/affine/predict", json=ROWS)
+        refused = client.post(INFER, json={})
+
+        assert infer.headers["modelport-provider"] == "CPUExecutionProvider"
+        assert predict.headers["modelport-provider"] == "CPUExecutionProvider"
+        assert "modelport-provider" not in refused.headers
+
+    @pytest.mark.parametrize("timeout", [30_000_000, 2**62])
+    def test_a_time_limit_in_microseconds_is_taken(
+        self, client: httpx.Client, timeout: int
+    ) -> None:
+        response = client.post(INFER, json={**TENSORS, "parameters": {"timeout": timeout}})
+
+        assert response.status_code == 200
+
+    @pytest.mark.parametrize("headers", [{}, {"Modelport-Timeout-Ms": "60000"}])
+    def test_a_time_limit_that_has_passed_is_504(
+        self, client: httpx.Client, headers: dict[str, str]
+    ) -> None:
+        body = {**TENSORS, "parameters": {"timeout": 1}}
+
+        response = client.post(INFER, json=body, headers=headers)
+
+        assert_refusal(response, 504, "deadline_exceeded")
+
+    @pytest.mark.parametrize("timeout", [0, -1, 1.5, "5", True, None, [], 2**70], ids=repr)
+    def test_another_time_limit_is_refused(self, client: httpx.Client, timeout: object) -> None:
+        response = client.post(INFER, json={**TENSORS, "parameters": {"timeout": timeout}})
+
+        error = assert_refusal(response, 400, "malformed_body")["error"]
+        assert error == "parameter 'timeout' must be a whole number of microseconds from 1"
 
     def test_strings_and_int64(self, client: httpx.Client) -> None:
         colours = ["red", "", "mauve", "blue", "red\x00", "é"]

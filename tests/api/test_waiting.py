@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,13 +10,16 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.engine.workers import Job
 from app.main import create_app
 from app.service import Service
-from app.settings import Settings
+from app.settings import ModelSettings, Settings
 from tests.api.answers import ROW_Y, ROWS, TENSORS, assert_refusal
 from tests.api.conftest import BASE_URL
 from tests.api.live import PATIENCE_S
 
+INFER = "/v2/models/affine/infer"
+COLOURS = {"instances": [{"colour": "red"}]}
 BODY = b'{"instances":[{"a":1,"b":2,"c":3}]}'
 
 
@@ -25,9 +28,9 @@ class Plug:
 
     def __init__(self) -> None:
         self._pulled = threading.Event()
-        self._jobs: list[Callable[[], object]] = [lambda: self._pulled.wait(PATIENCE_S)]
+        self._jobs = [Job(lambda: self._pulled.wait(PATIENCE_S))]
 
-    def next_job(self) -> Callable[[], object] | None:
+    def next_job(self) -> Job | None:
         return self._jobs.pop() if self._jobs else None
 
     def pull(self) -> None:
@@ -38,12 +41,13 @@ class Plug:
 async def plugged(
     repository: Path, **settings: object
 ) -> AsyncIterator[tuple[Service, FastAPI, Plug]]:
-    """A service whose one worker is occupied."""
-    service = Service(Settings(models=repository, provider=("cpu",), threads=1, **settings))
+    """A service whose one worker is occupied, and that knows no cost of a run: all need it."""
+    fixed = {"provider": ("cpu",), "threads": 1, "calibration_budget_ms": 0}
+    service = Service(Settings(models=repository, **fixed, **settings))
     await service.start()
     plug = Plug()
     try:
-        service._workers.request(plug)
+        service._workers.share(plug.next_job).request()
         await asyncio.sleep(0.05)
         yield service, create_app(service=service), plug
     finally:
@@ -201,6 +205,67 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(repository: Pat
             plug.pull()
             answers = await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE_S)
             assert [answer.status_code for answer in answers] == [200, 200]
+
+    asyncio.run(scenario())
+
+
+def test_under_overload_a_request_is_refused_before_its_body_is_read(repository: Path) -> None:
+    async def scenario() -> None:
+        async with plugged(repository, queue_rows=1) as (service, app, plug):
+            waiting = Caller(app)
+            await asyncio.sleep(0.05)
+            unread = Caller(app)
+            body, unread._body = unread._body, []
+            await asyncio.wait_for(unread.task, PATIENCE_S)
+            plug.pull()
+            await asyncio.wait_for(waiting.task, PATIENCE_S)
+
+            assert body != []
+            assert unread.sent[0]["status"] == 503
+            assert waiting.sent[0]["status"] == 200
+            assert outcomes(service) == {"overloaded": 1, "ok": 1}
+            assert service.metrics.outcomes["predict", "affine", "overloaded"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_model_may_have_a_time_limit_of_its_own(repository: Path) -> None:
+    per_model = {"affine": ModelSettings(timeout_ms=80)}
+
+    async def scenario() -> None:
+        async with (
+            plugged(repository, per_model=per_model) as (_, app, plug),
+            client_of(app) as client,
+        ):
+            other = asyncio.create_task(client.post("/models/strings/predict", json=COLOURS))
+            own = await client.post("/models/affine/predict", json=ROWS)
+            header = {"Modelport-Timeout-Ms": "60000"}
+            longer = asyncio.create_task(
+                client.post("/models/affine/predict", json=ROWS, headers=header)
+            )
+            await asyncio.sleep(0.1)
+            plug.pull()
+
+            assert_refusal(own, 504, "deadline_exceeded")
+            for answer in await asyncio.wait_for(asyncio.gather(other, longer), PATIENCE_S):
+                assert answer.status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_the_shorter_of_two_time_limits_holds(repository: Path) -> None:
+    body = {**TENSORS, "parameters": {"timeout": 80_000}}
+
+    async def scenario() -> None:
+        async with plugged(repository) as (_, app, _plug), client_of(app) as client:
+            by_body = client.post(INFER, json=body, headers={"Modelport-Timeout-Ms": "60000"})
+            response = await asyncio.wait_for(by_body, PATIENCE_S)
+            assert_refusal(response, 504, "deadline_exceeded")
+
+            body["parameters"] = {"timeout": 60_000_000}
+            by_header = client.post(INFER, json=body, headers={"Modelport-Timeout-Ms": "80"})
+            response = await asyncio.wait_for(by_header, PATIENCE_S)
+            assert_refusal(response, 504, "deadline_exceeded")
 
     asyncio.run(scenario())
 

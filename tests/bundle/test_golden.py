@@ -217,3 +217,87 @@ def test_a_label_behind_a_single_score_has_no_ties():
 
     assert not found.passed
     assert "differs from golden in 2 rows" in found.reason
+
+
+# A share of labels that may differ
+
+
+def labelled(rows: int, wrong: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Golden outputs of so many clear rows, and an answer with other labels in the last ones."""
+    want = np.array(["no"] * rows, dtype=object)
+    got = want.copy()
+    got[rows - wrong :] = "yes"
+    scores = np.tile(np.array([[1.0, 0.0]], dtype=np.float32), (rows, 1))
+    return {"label": want, "scores": scores}, {"label": got, "scores": scores}
+
+
+@pytest.mark.parametrize(
+    ("agreement", "rows", "wrong", "passed"),
+    [
+        (1.0, 10, 0, True),
+        (1.0, 10, 1, False),
+        (0.9, 10, 1, True),
+        (0.9, 10, 2, False),
+        (0.95, 20, 1, True),
+        (0.95, 20, 2, False),
+        (0.7, 10, 3, True),
+        (0.7, 10, 4, False),
+        (0.98, 50, 1, True),
+        (0.98, 50, 2, False),
+        (0.99, 50, 1, False),
+        (0.0, 10, 10, True),
+    ],
+)
+def test_labels_must_agree_in_the_share_that_is_asked_for(
+    agreement: float, rows: int, wrong: int, passed: bool
+):
+    want, got = labelled(rows, wrong)
+    held_to = manifest().model_copy(update={"agreement": agreement})
+
+    found = compare(want, got, held_to)
+
+    assert found.passed is passed
+    if not passed:
+        assert found.reason == f"output 'label' differs from golden in {wrong} rows"
+
+
+@given(st.integers(1, 200), st.data())
+def test_the_share_that_is_reached_is_enough(rows: int, data: st.DataObject):
+    wrong = data.draw(st.integers(0, rows))
+    want, got = labelled(rows, wrong)
+    held_to = manifest().model_copy(update={"agreement": (rows - wrong) / rows})
+
+    assert compare(want, got, held_to).passed
+
+
+def test_the_share_is_of_all_golden_rows_not_of_one_batch():
+    """One row in twenty may differ, and the first one does, in whichever batch it runs."""
+    want, _ = labelled(20, 0)
+    golden = Golden({"x": np.zeros((20, 1), dtype=np.float32)}, want)
+    held_to = manifest().model_copy(update={"agreement": 0.95})
+
+    def first_row_differs(inputs):
+        label = want["label"][: len(inputs["x"])].copy()
+        label[0] = "yes"
+        return {"label": label, "scores": want["scores"][: len(inputs["x"])]}
+
+    assert replay(first_row_differs, golden, held_to, sizes=(20,)).passed
+    assert replay(first_row_differs, golden, held_to, sizes=(1, 7, 20)).passed
+
+
+def test_every_golden_row_is_replayed_however_small_the_batches_are():
+    def last_row_is_wrong(inputs):
+        outputs = dict(shifted(0)(inputs))
+        outputs["scores"] = np.where(inputs["x"] == 2.0, np.float32(5), outputs["scores"])
+        return outputs
+
+    found = replay(last_row_is_wrong, GOLDEN, manifest(), sizes=(1,))
+
+    assert not found.passed
+
+
+def test_agreement_excuses_no_number_that_is_off():
+    off = answer(scores=GOLDEN.outputs["scores"] + np.float32(1))
+    held_to = manifest().model_copy(update={"agreement": 0.0})
+
+    assert not compare(GOLDEN.outputs, off, held_to).passed

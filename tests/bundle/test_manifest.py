@@ -4,7 +4,14 @@ import pytest
 from pydantic import ValidationError
 
 from app.bundle import BundleCorrupt, BundleUnsupported
-from app.bundle.manifest import SCHEMA_VERSION, Gate, Manifest, parse_manifest
+from app.bundle.manifest import (
+    SCHEMA_VERSION,
+    Gate,
+    Manifest,
+    Tolerance,
+    Variant,
+    parse_manifest,
+)
 from app.bundle.signature import (
     CategoryField,
     ImageField,
@@ -211,3 +218,73 @@ def test_a_field_that_does_not_fill_its_row_is_refused(field, datatype, shape):
             fields=(field,),
             predictions=(LABEL,),
         )
+
+
+# Graphs of fewer bits
+
+INT8 = Variant(
+    file="model.int8.onnx", tolerances={"scores": Tolerance(atol=0.1, rtol=0)}, agreement=0.98
+)
+
+
+def with_int8() -> Manifest:
+    return manifest().model_copy(update={"variants": {"int8": INT8}})
+
+
+def test_variants_survive_json():
+    assert parse_manifest(with_int8().to_json()) == with_int8()
+
+
+def test_a_manifest_from_before_variants_has_none():
+    old = json.loads(manifest().to_json())
+    del old["variants"], old["agreement"]
+    old["schema_version"] = "1.0"
+
+    read = parse_manifest(json.dumps(old).encode())
+
+    assert (read.variants, read.agreement, read.schema_version) == ({}, 1.0, "1.0")
+
+
+def test_a_variant_is_the_same_model_with_its_own_bar():
+    whole = with_int8()
+
+    own = whole.variant("int8")
+
+    assert own.tolerances == {"reduced": INT8.tolerances}
+    assert own.agreement == 0.98
+    assert (own.signature, own.batching, own.tie_margin) == (
+        whole.signature,
+        whole.batching,
+        whole.tie_margin,
+    )
+    assert whole.variant("fp32") == whole
+
+
+def test_each_graph_has_its_file():
+    assert with_int8().model_file() == with_int8().model_file("fp32") == "model.onnx"
+    assert with_int8().model_file("int8") == "model.int8.onnx"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "place"),
+    [
+        ("int4", {}, "variants.int4"),
+        ("fp32", {}, "variants.fp32"),
+        ("int8", {"file": "../model.onnx"}, "variants.int8.file"),
+        ("int8", {"file": ""}, "variants.int8.file"),
+        ("int8", {"agreement": 1.1}, "variants.int8.agreement"),
+        ("int8", {"agreement": -0.1}, "variants.int8.agreement"),
+        ("int8", {"tolerances": {"scores": {"atol": -1, "rtol": 0}}}, "variants.int8.tolerances"),
+        ("int8", {"tolerances": None}, "variants.int8.tolerances"),
+    ],
+)
+def test_what_is_no_variant_is_corrupt_and_says_where(name: str, changes, place: str):
+    variant = json.loads(INT8.model_dump_json()) | changes
+
+    with pytest.raises(BundleCorrupt, match=place):
+        parse_manifest(document(variants={name: variant}))
+
+
+def test_a_share_that_is_none_is_corrupt():
+    with pytest.raises(BundleCorrupt, match="agreement"):
+        parse_manifest(document(agreement=2))

@@ -8,7 +8,8 @@ import pytest
 
 from app.bundle.store import Bundle
 from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.providers import Discovery, discover
+from app.engine.discovery import discover_apart
+from app.engine.providers import Discovery
 from tests.support.bundles import make_bundle
 
 #: Nothing here takes a second; what is not over by then hangs.
@@ -25,6 +26,17 @@ class SkippingLoop(asyncio.SelectorEventLoop):
 
     def skip(self, seconds: float) -> None:
         self.skipped_s += seconds
+
+
+class Ticks:
+    """A clock by which every job of the only thread takes one second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
 
 
 def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -57,8 +69,8 @@ async def until(condition: Callable[[], object]) -> None:
 
 @pytest.fixture(scope="session")
 def discovery() -> Discovery:
-    """What is installed here; plug-in libraries stay registered for the whole run."""
-    return discover()
+    """What is installed here. No plug-in's library is loaded into this process."""
+    return found_here()
 
 
 @pytest.fixture
@@ -76,9 +88,26 @@ def bundle_of(tmp_path: Path) -> Callable[..., Bundle]:
     return publish
 
 
+@functools.cache
+def found_here() -> Discovery:
+    """Looked for once: every plug-in package takes a child process."""
+    return discover_apart()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test with a `plugin` runs once for each plug-in provider that lists a device here."""
-    if "plugin" in metafunc.fixturenames:
-        plugins = [c for c in discover().candidates if c.origin == "plug-in"]
-        none = pytest.param(None, marks=pytest.mark.skip("no plug-in provider is installed"))
-        metafunc.parametrize("plugin", plugins or [none], ids=lambda c: c.provider if c else "none")
+    """A test with a `plugin` or an `accelerator` runs once for each that is here.
+
+    A plug-in is a candidate that a package brings, an accelerator any that is not a CPU.
+    """
+    for fixture in {"plugin", "accelerator"} & set(metafunc.fixturenames):
+        found = [c for c in found_here().candidates if _is_a(fixture, c)]
+        none = pytest.param(None, marks=pytest.mark.skip(f"no {fixture} is here"))
+        metafunc.parametrize(fixture, found or [none], ids=_named)
+
+
+def _is_a(fixture: str, candidate: Candidate) -> bool:
+    return candidate.origin == "plug-in" if fixture == "plugin" else candidate.device != "cpu"
+
+
+def _named(candidate: Candidate | None) -> str:
+    return f"{candidate.provider}-{candidate.device}" if candidate else "none"

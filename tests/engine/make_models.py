@@ -60,6 +60,49 @@ def affine() -> None:
     )
 
 
+def affine_int8() -> None:
+    """The affine model with its weight in eight bits: off by up to half of `AFFINE_STEP`."""
+    write(
+        "affine_int8",
+        [
+            helper.make_node("DequantizeLinear", ["weight", "step"], ["rounded"]),
+            helper.make_node("MatMul", ["x", "rounded"], ["product"]),
+            helper.make_node("Add", ["product", "bias"], ["y"]),
+            helper.make_node("MatMul", ["y", "ones"], ["total"]),
+        ],
+        {"x": (FLOAT, ["batch", 3])},
+        {"y": (FLOAT, ["batch", 2]), "total": (FLOAT, ["batch", 1])},
+        {
+            "weight": np.rint(models.AFFINE_WEIGHT / models.AFFINE_STEP).astype(np.int8),
+            "step": models.AFFINE_STEP,
+            "bias": models.AFFINE_BIAS,
+            "ones": models.AFFINE_TOTAL,
+        },
+    )
+
+
+def affine_fp16() -> None:
+    """The affine model, computed with 16 bits."""
+    write(
+        "affine_fp16",
+        [
+            helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
+            helper.make_node("MatMul", ["half", "weight"], ["product"]),
+            helper.make_node("Add", ["product", "bias"], ["sum"]),
+            helper.make_node("MatMul", ["sum", "ones"], ["sums"]),
+            helper.make_node("Cast", ["sum"], ["y"], to=FLOAT),
+            helper.make_node("Cast", ["sums"], ["total"], to=FLOAT),
+        ],
+        {"x": (FLOAT, ["batch", 3])},
+        {"y": (FLOAT, ["batch", 2]), "total": (FLOAT, ["batch", 1])},
+        {
+            "weight": models.AFFINE_WEIGHT.astype(np.float16),
+            "bias": models.AFFINE_BIAS.astype(np.float16),
+            "ones": models.AFFINE_TOTAL.astype(np.float16),
+        },
+    )
+
+
 def mixer() -> None:
     write(
         "mixer",
@@ -162,5 +205,5 @@ def external() -> None:
 
 
 if __name__ == "__main__":
-    for build in (affine, mixer, strings, poison, conv, external):
+    for build in (affine, affine_int8, affine_fp16, mixer, strings, poison, conv, external):
         build()

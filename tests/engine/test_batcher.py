@@ -9,15 +9,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import uvloop
 
 from app.bundle.tensors import Array, Tensors
-from app.engine.batcher import Batcher, BatcherLimits, Observer
+from app.engine.admission import BatcherLimits
+from app.engine.batcher import Batcher, Observer, Part
+from app.engine.estimate import unmeasured
 from app.engine.isolation import Run
-from app.engine.workers import Workers
+from app.engine.workers import Job, Workers
 from app.errors import (
     DeadlineExceeded,
     Draining,
@@ -26,7 +29,7 @@ from app.errors import (
     Overloaded,
     SessionFailed,
 )
-from tests.engine.conftest import HANG_S, on_loop, skip, until
+from tests.engine.conftest import HANG_S, Ticks, on_loop, skip, until
 
 POISON = -1.0
 FAILURES_TO_OPEN = 5
@@ -107,16 +110,18 @@ def batching(
     join_requests: bool = True,
     probe: Callable[[], None] = lambda: None,
     observer: Observer | None = None,
+    measured_s: Callable[[int], float | None] = unmeasured,
+    **limits: Any,
 ) -> Iterator[Batcher]:
     """A batcher with worker threads of its own."""
     with working(slots) as workers:
-        limits = BatcherLimits(max_rows, queue_rows, join_requests)
-        yield Batcher(run, limits, workers, probe, observer)
+        taken = BatcherLimits(max_rows, queue_rows, join_requests, **limits)
+        yield Batcher(run, taken, workers, probe, observer, measured_s=measured_s)
 
 
 @contextmanager
-def working(slots: int) -> Iterator[Workers]:
-    workers = Workers(slots, asyncio.get_running_loop())
+def working(slots: int, clock: Callable[[], float] = time.perf_counter) -> Iterator[Workers]:
+    workers = Workers(slots, asyncio.get_running_loop(), clock)
     try:
         yield workers
     finally:
@@ -539,7 +544,7 @@ async def test_predicted_wait_past_the_deadline_refuses_at_once(
         await all_answered([*callers, patient])
 
         assert at_rest_s == 0
-        assert predicted_s >= 100 * 0.02
+        assert predicted_s >= 99 * 0.02
         assert refused.value.retry_after_s is not None
         assert refused.value.retry_after_s >= 2
         assert patient.is_right
@@ -562,21 +567,19 @@ async def test_an_idle_server_takes_any_deadline_however_slow_the_model() -> Non
 
 @on_loop
 async def test_no_wait_is_predicted_while_a_worker_is_free() -> None:
-    run = Slow()
-    with batching(run, slots=2) as batcher:
-        await all_answered([Caller(batcher, 0)])
-        run.gate.clear()
+    run = Doubling(shut=True)
+    with batching(run, slots=2, measured_s=lambda rows: 1000.0) as batcher:
         callers = [Caller(batcher, 1)]
-        await running(run, 2)
+        await running(run)
         one_free_s = batcher.predicted_wait_s()
         callers.append(Caller(batcher, 2))
-        await running(run, 3)
+        await running(run, 2)
         none_free_s = batcher.predicted_wait_s()
         run.gate.set()
         await all_answered(callers)
 
         assert one_free_s == 0
-        assert none_free_s >= 0.02
+        assert 1000 - HANG_S <= none_free_s <= 1000
 
 
 @pytest.mark.parametrize("deadline_in_s", [0.0, -1.0])
@@ -588,6 +591,152 @@ async def test_a_deadline_that_has_passed_is_refused(deadline_in_s: float) -> No
             Caller(batcher, 1, deadline_in_s=deadline_in_s)
 
         assert batcher.queued_rows == 0
+
+
+@on_loop
+async def test_the_queue_is_bounded_in_bytes_too() -> None:
+    run = Doubling(shut=True)
+    with batching(run, queue_rows=1000, queue_bytes=100) as batcher:
+        first = Caller(batcher, 0)
+        await running(run)
+        waiting = [Caller(batcher, *range(20)), Caller(batcher, 1)]
+
+        with pytest.raises(Overloaded, match="too many requests are waiting"):
+            Caller(batcher, *range(5))
+        last = Caller(batcher, *range(4))
+        run.gate.set()
+        await all_answered([first, *waiting, last])
+        large = Caller(batcher, *range(100))
+        await all_answered([large])
+
+        assert all(caller.is_right for caller in [first, *waiting, last, large])
+
+
+@on_loop
+async def test_strings_count_by_their_characters() -> None:
+    gate = threading.Event()
+
+    def run(inputs: Tensors) -> Mapping[str, Array]:
+        gate.wait(HANG_S)
+        return {"y": inputs["s"]}
+
+    with batching(run, queue_bytes=1000) as batcher:
+        answers: list[object] = []
+
+        def send(length: int) -> None:
+            words = np.array(["x" * length, ""], dtype=object)
+            batcher.submit({"s": words}, 2, None, answers.append)
+
+        send(1)
+        await until(lambda: batcher.running_batches)
+        send(600)
+        with pytest.raises(Overloaded):
+            send(400)
+        send(300)
+        gate.set()
+        await until(lambda: len(answers) == 3)
+
+
+@on_loop
+async def test_a_run_of_its_own_that_outlasts_the_deadline_is_refused_behind_others() -> None:
+    run = Doubling(shut=True)
+    with batching(run, measured_s=lambda rows: 100.0 * rows) as batcher:
+        callers = [Caller(batcher, 0)]
+        await running(run)
+        callers.append(Caller(batcher, 1, deadline_in_s=251))
+
+        # Some 100 s until the running one ends, then 300 s of a batch of three rows; and a margin.
+        with pytest.raises(Overloaded, match="longer than the request's time limit") as refused:
+            Caller(batcher, 2, 3, deadline_in_s=251)
+        callers.append(Caller(batcher, 2, 3, deadline_in_s=501))
+        run.gate.set()
+        await all_answered(callers)
+
+        assert refused.value.retry_after_s is not None
+        assert 249 - 2 * HANG_S <= refused.value.retry_after_s <= 249
+        assert all(caller.is_right for caller in callers)
+
+
+@on_loop
+async def test_a_request_that_joins_a_batch_does_not_wait_for_it() -> None:
+    run = Doubling(shut=True)
+    with batching(run, max_rows=2, measured_s=lambda rows: 100.0) as batcher:
+        callers = [Caller(batcher, 0)]
+        await running(run)
+        callers += [Caller(batcher, value, deadline_in_s=251) for value in (1, 2)]
+
+        with pytest.raises(Overloaded):
+            Caller(batcher, 3, deadline_in_s=251)
+        run.gate.set()
+        await all_answered(callers)
+
+        assert run.batches == [[0], [1, 2]]
+
+
+@on_loop
+async def test_work_of_other_models_counts_as_wait() -> None:
+    run = Doubling(shut=True)
+    with working(1) as workers:
+        limits = BatcherLimits(1, 64)
+        slow = Batcher(run, limits, workers, measured_s=lambda rows: 1000.0)
+        quick = Batcher(run, limits, workers, measured_s=lambda rows: 1.0)
+        callers = [Caller(slow, 0)]
+        await running(run)
+
+        with pytest.raises(Overloaded):
+            Caller(quick, 1, deadline_in_s=1000 - HANG_S)
+        callers.append(Caller(quick, 2, deadline_in_s=1252))
+        run.gate.set()
+        await all_answered(callers)
+
+        assert all(caller.is_right for caller in callers)
+
+
+@on_loop
+async def test_what_would_be_refused_can_be_asked_before_it_is_read() -> None:
+    run = Doubling(shut=True)
+    with batching(run, max_rows=1, queue_rows=2, measured_s=lambda rows: 100.0) as batcher:
+        loop = asyncio.get_running_loop()
+        batcher.check(1, 0, loop.time() + 1)
+        callers = [Caller(batcher, 0)]
+        await running(run)
+        callers.append(Caller(batcher, 1))
+
+        with pytest.raises(Overloaded, match="longer than"):
+            batcher.check(1, 0, loop.time() + 100)
+        batcher.check(1, 0, loop.time() + 376)
+        callers.append(Caller(batcher, 2))
+        with pytest.raises(Overloaded, match="too many"):
+            batcher.check(1, 0, None)
+        with pytest.raises(DeadlineExceeded):
+            batcher.check(1, 0, loop.time())
+        run.gate.set()
+        await all_answered(callers)
+        await batcher.close(HANG_S)
+        with pytest.raises(Draining):
+            batcher.check(1, 0, None)
+
+
+@on_loop
+async def test_retry_after_of_a_full_queue_is_until_there_is_room() -> None:
+    run = Doubling(shut=True)
+    with batching(run, max_rows=1, queue_rows=10, measured_s=lambda rows: 100.0) as batcher:
+        callers = [Caller(batcher, 0)]
+        await running(run)
+        callers += [Caller(batcher, value) for value in range(10)]
+
+        with pytest.raises(Overloaded) as one:
+            Caller(batcher, 1)
+        with pytest.raises(Overloaded) as five:
+            Caller(batcher, 1, 2, 3, 4, 5)
+        run.gate.set()
+        await all_answered(callers)
+
+        # One and five of ten that wait, which take 1000 s behind the one that runs.
+        assert one.value.retry_after_s is not None
+        assert five.value.retry_after_s is not None
+        assert 100 <= one.value.retry_after_s <= 111
+        assert 500 <= five.value.retry_after_s <= 551
 
 
 # What is dropped before it runs.
@@ -623,15 +772,16 @@ async def test_expired_entries_are_dropped_even_when_the_loop_lags_behind_its_ti
 
         # No turn of the loop has passed, so neither timers nor workers have done anything yet.
         skip(6)
-        job = batcher.next_job()
+        job = batcher._next_job()
         assert job is not None
-        job()
+        assert job.finish is not None
+        job.finish(job.run())
         await all_answered([*late, live, also_late])
 
         assert run.batches == [[3]]
         assert live.is_right
         assert all(isinstance(c.failure, DeadlineExceeded) for c in (*late, also_late))
-        assert batcher.next_job() is None
+        assert batcher._next_job() is None
 
 
 @on_loop
@@ -801,9 +951,108 @@ async def test_budget_counts_rows_not_requests() -> None:
 
 
 @on_loop
+async def test_what_is_copied_together_for_a_run_is_bounded_in_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.engine.waiting.MAX_JOINED_BYTES", 16)
+    run = Doubling(shut=True)
+    with batching(run, max_rows=100) as batcher:
+        first = Caller(batcher, 0)
+        await running(run)
+        callers = [Caller(batcher, *range(size)) for size in (2, 2, 1, 9, 3)]
+        run.gate.set()
+        await all_answered([first, *callers])
+
+        assert run.rows == [1, 4, 1, 9, 3]
+        assert all(caller.is_right for caller in callers)
+
+
+def parts_of(values: Sequence[float], size: int, answers: list[object]) -> list[Part]:
+    """A large request, cut."""
+    x = np.array([values], dtype="float32").T
+    starts = range(0, len(values), size)
+    return [
+        Part({"x": x[start : start + size]}, len(x[start : start + size]), answers.append)
+        for start in starts
+    ]
+
+
+@on_loop
+async def test_a_large_request_leaves_room_for_small_ones_between_its_parts() -> None:
+    run = Doubling(shut=True)
+    with batching(run, max_rows=2, slots=1) as batcher:
+        first = Caller(batcher, 0)
+        await running(run)
+        answers: list[object] = []
+        batcher.submit_parts(parts_of(range(10, 20), 2, answers), None)
+        small = [Caller(batcher, value) for value in (1, 2, 3)]
+        run.gate.set()
+        await all_answered([first, *small])
+        await until(lambda: len(answers) == 5)
+
+        # One part stands in line for the one that may run at a time; others came meanwhile.
+        assert run.batches == [
+            [0],
+            [10, 11],
+            [1, 2],
+            [3],
+            [12, 13],
+            [14, 15],
+            [16, 17],
+            [18, 19],
+        ]
+        assert all(caller.is_right for caller in small)
+
+
+@on_loop
+async def test_parts_that_wait_their_turn_leave_with_their_request() -> None:
+    run = Doubling(shut=True)
+    with batching(run, max_rows=2) as batcher:
+        first = Caller(batcher, 0)
+        await running(run)
+        answers: list[object] = []
+        loop = asyncio.get_running_loop()
+        cancelled = batcher.submit_parts(parts_of(range(10), 2, answers), None)
+        expiring = batcher.submit_parts(parts_of(range(10), 2, answers), loop.time() + 5)
+        rows_before = batcher.queued_rows
+
+        for entry in cancelled:
+            entry.cancel()
+        skip(6)
+        await until(lambda: len(answers) == len(expiring))
+        rows_after = batcher.queued_rows
+        run.gate.set()
+        await all_answered([first])
+        await batcher.close(HANG_S)
+
+        assert (rows_before, rows_after) == (20, 0)
+        assert run.batches == [[0]]
+        assert {type(answer) for answer in answers} == {DeadlineExceeded}
+
+
+@on_loop
+async def test_parts_are_admitted_together_or_not_at_all() -> None:
+    run = Doubling(shut=True)
+    with batching(run, max_rows=2, queue_rows=10) as batcher:
+        callers = [Caller(batcher, 0)]
+        await running(run)
+        callers.append(Caller(batcher, 1))
+        answers: list[object] = []
+
+        with pytest.raises(Overloaded):
+            batcher.submit_parts(parts_of(range(10), 2, answers), None)
+        rows_waiting = batcher.queued_rows
+        batcher.submit_parts(parts_of(range(9), 2, answers), None)
+        run.gate.set()
+        await until(lambda: len(answers) == 5)
+
+        assert rows_waiting == 1
+
+
+@on_loop
 async def test_models_share_one_run_budget_of_cores_fairly() -> None:
     run = Doubling(shut=True)
-    with working(1) as workers:
+    with working(1, Ticks()) as workers:
         many, few, one = (Batcher(run, BatcherLimits(2, 64), workers) for _ in range(3))
         first = Caller(many, 0)
         await running(run)
@@ -813,8 +1062,8 @@ async def test_models_share_one_run_budget_of_cores_fairly() -> None:
         run.gate.set()
         await all_answered([first, *callers])
 
-        # `many` had its turn with the first batch and stands in line again before the others.
-        assert [int(batch[0]) for batch in run.batches] == [0, 1, 2, 3, 1, 2, 1, 1, 1]
+        # Each run takes one tick. `many` has had one, and the others start where it started.
+        assert [int(batch[0]) for batch in run.batches] == [0, 2, 3, 1, 2, 1, 1, 1, 1]
 
 
 @on_loop
@@ -831,6 +1080,169 @@ async def test_models_together_never_run_more_batches_than_slots() -> None:
         assert at_work == 2
         assert run.most_at_once == 2
         assert len(run.batches) == 12
+
+
+# Runs on the event loop.
+
+
+class Threads(Doubling):
+    """Notes on which threads it runs."""
+
+    def __init__(self, **terms: Any) -> None:
+        super().__init__(**terms)
+        self.threads: list[str] = []
+
+    def __call__(self, inputs: Tensors) -> Mapping[str, Array]:
+        self.threads.append(threading.current_thread().name)
+        return super().__call__(inputs)
+
+
+@on_loop
+async def test_small_batches_run_on_the_loop_and_larger_ones_on_threads() -> None:
+    run, figures = Threads(), Figures()
+    with batching(run, inline_rows=2, observer=figures) as batcher:
+        small = [Caller(batcher, 1), Caller(batcher, 2)]
+        early = [list(caller.answers) for caller in small]
+        await asyncio.sleep(0)
+        after_one_turn = [caller.is_right for caller in small]
+        large = [Caller(batcher, value) for value in (3, 4, 5)]
+        await all_answered(large)
+        await batcher.close(HANG_S)
+
+        assert early == [[], []]
+        assert after_one_turn == [True, True]
+        assert run.batches == [[1, 2], [3, 4, 5]]
+        assert run.threads == ["MainThread", "modelport-run-0"]
+        assert all(caller.is_right for caller in large)
+        assert [rows for rows, _, _ in figures.batches] == [2, 3]
+
+
+@on_loop
+async def test_a_run_on_the_loop_waits_for_no_slot_and_is_never_refused_for_one() -> None:
+    run = Threads(shut=True)
+    with working(1) as workers:
+        gate = threading.Event()
+        hog = iter([Job(lambda: gate.wait(HANG_S), expected_s=1000.0)])
+        workers.share(lambda: next(hog, None)).request()
+        await asyncio.sleep(0)
+        run.gate.set()
+        batcher = Batcher(run, BatcherLimits(8, 64, inline_rows=2), workers)
+        callers = [Caller(batcher, value, deadline_in_s=HANG_S) for value in (1, 2)]
+        await all_answered(callers)
+        gate.set()
+
+        assert run.threads == ["MainThread"]
+        assert all(caller.is_right for caller in callers)
+
+
+@on_loop
+async def test_what_a_thread_leaves_waiting_runs_on_the_loop() -> None:
+    run = Threads()
+    with batching(run, inline_rows=2, max_rows=8) as batcher:
+        callers = [Caller(batcher, value) for value in range(9)]
+        await all_answered(callers)
+
+        assert sorted(zip(run.rows, run.threads, strict=True)) == [
+            (1, "MainThread"),
+            (8, "modelport-run-0"),
+        ]
+        assert all(caller.is_right for caller in callers)
+
+
+@on_loop
+async def test_a_turn_of_the_loop_holds_few_runs() -> None:
+    run = Threads()
+    with batching(run, inline_rows=1, max_rows=1) as batcher:
+        callers = [Caller(batcher, value) for value in range(20)]
+        turns = []
+        while len(run.batches) < 20:
+            await asyncio.sleep(0)
+            turns.append(len(run.batches))
+
+        assert turns[0] <= 4
+        assert max(after - before for before, after in pairwise(turns)) <= 4
+        assert set(run.threads) == {"MainThread"}
+        assert all(caller.is_right for caller in callers)
+
+
+@on_loop
+async def test_late_and_cancelled_requests_never_run_on_the_loop() -> None:
+    run = Threads()
+    with batching(run, inline_rows=8) as batcher:
+        late, gone = (Caller(batcher, value, deadline_in_s=5) for value in (1, 2))
+        live = Caller(batcher, 3)
+        gone.entry.cancel()
+
+        skip(6)
+        await all_answered([late, live])
+        only_late = Caller(batcher, 4, deadline_in_s=5)
+        skip(6)
+        await all_answered([only_late])
+
+        assert run.batches == [[3]]
+        assert isinstance(late.failure, DeadlineExceeded)
+        assert isinstance(only_late.failure, DeadlineExceeded)
+        assert gone.answers == []
+        assert batcher.queued_rows == 0
+
+
+@on_loop
+async def test_poison_on_the_loop_fails_alone() -> None:
+    with batching(Threads(), inline_rows=8) as batcher:
+        callers = [Caller(batcher, POISON if v == 3 else v) for v in range(8)]
+        await all_answered(callers)
+
+        assert isinstance(callers[3].failure, SessionFailed)
+        assert all(caller.is_right for v, caller in enumerate(callers) if v != 3)
+
+
+@on_loop
+async def test_a_model_that_fails_on_the_loop_is_paused_as_well() -> None:
+    model = Model()
+    with batching(model.run, probe=model.probe, inline_rows=8) as batcher:
+        await fail_batches(batcher, FAILURES_TO_OPEN)
+        await until(lambda: refusal(batcher))
+
+        assert model.probes == 1
+
+
+@on_loop
+async def test_a_model_too_slow_for_the_loop_goes_to_threads_and_that_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Slow(Threads):
+        def __call__(self, inputs: Tensors) -> Mapping[str, Array]:
+            time.sleep(0.004)
+            return super().__call__(inputs)
+
+    run = Slow()
+    with batching(run, inline_rows=8) as batcher:
+        for value in range(20):
+            caller = Caller(batcher, value)
+            await all_answered([caller])
+            assert caller.is_right
+
+        on_loop_first = run.threads.count("MainThread")
+        assert 1 < on_loop_first < 10
+        assert set(run.threads[on_loop_first:]) == {"modelport-run-0"}
+        assert [r.message for r in caplog.records] == [
+            "a model's runs are too long for the event loop; they go to threads from now on"
+        ]
+
+
+@on_loop
+async def test_one_hiccup_does_not_send_a_model_to_threads() -> None:
+    class Hiccup(Threads):
+        def __call__(self, inputs: Tensors) -> Mapping[str, Array]:
+            time.sleep(0 if self.batches else 0.05)
+            return super().__call__(inputs)
+
+    run = Hiccup()
+    with batching(run, inline_rows=8) as batcher:
+        for value in range(5):
+            await all_answered([Caller(batcher, value)])
+
+        assert run.threads == ["MainThread"] * 5
 
 
 # The end.
@@ -870,15 +1282,11 @@ async def test_close_ends_when_the_last_that_waits_leaves(leave: str) -> None:
     with working(1) as workers:
         gate, began = threading.Event(), threading.Event()
 
-        class Hog:
-            def next_job(self) -> Callable[[], None] | None:
-                return None if began.is_set() else hold
-
         def hold() -> None:
             began.set()
             gate.wait(HANG_S)
 
-        workers.request(Hog())
+        workers.share(lambda: None if began.is_set() else Job(hold)).request()
         await until(began.is_set)
         batcher = Batcher(Doubling(), BatcherLimits(8, 64), workers)
         caller = Caller(batcher, 1, deadline_in_s=5)
@@ -1067,7 +1475,7 @@ async def test_crowd_of_callers_gets_each_its_own_answer_exactly_once(
         assert crowd.outcomes["cancelled"] > 10
         assert crowd.outcomes["SessionFailed"] > 0
         assert (batcher.queued_rows, batcher.running_batches) == (0, 0)
-        assert batcher.next_job() is None
+        assert batcher._next_job() is None
         assert max(run.rows) > 1
     assert set(threading.enumerate()) <= before
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []

@@ -19,8 +19,9 @@ from app.bundle.signature import ImageField
 from app.bundle.store import Bundle, publish
 from app.bundle.tensors import Array, Tensors, datatype_of
 from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.model import Model, ModelLimits, check_raw_examples, plain_row
-from app.engine.proof import Proved, prove
+from app.engine.evidence import check_raw_examples
+from app.engine.model import Model, ModelLimits, plain_row
+from app.engine.proof import Proved
 from app.engine.ranking import rank
 from app.engine.workers import Workers
 from app.errors import (
@@ -37,6 +38,7 @@ from app.errors import (
 from tests.engine.conftest import HANG_S, on_loop, skip, until
 from tests.support import models
 from tests.support.bundles import MAX_ROWS, RECIPES, make_golden, make_manifest
+from tests.support.opening import prove
 
 BundleOf = Callable[..., Bundle]
 

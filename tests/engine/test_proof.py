@@ -1,5 +1,9 @@
+"""Which provider serves, and what the plan says of it. Trials run in this process or are told what
+to find; those in child processes are in `test_opener.py`."""
+
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,58 +13,42 @@ from app.bundle.golden import Golden
 from app.bundle.manifest import Batching, Tolerance
 from app.bundle.store import Bundle
 from app.engine.candidates import CPU_PROVIDER, Candidate
+from app.engine.child import Cancelled
 from app.engine.plan import Plan
-from app.engine.proof import Proved, batch_sizes, prove
-from app.engine.providers import Discovery
+from app.engine.proof import ProofOptions, ProofRequest, Proved, Prover, try_here
 from app.engine.ranking import Ranking, Rejection, rank
-from app.engine.session import Session
+from app.engine.trial import TrialJob
+from app.engine.verdict import Verdict
 from app.errors import BundleCorrupt, ProofFailed, SessionFailed
+from tests.engine.fakes import (
+    CPU,
+    CUDA,
+    NPU,
+    PLUGIN,
+    FakeSession,
+    Trials,
+    as_trial,
+    cost,
+    opening,
+    right_everywhere,
+    verdict_of,
+)
 from tests.support import models
-from tests.support.bundles import RECIPES, make_golden, make_manifest
+from tests.support.bundles import RECIPES, make_golden
+from tests.support.opening import prove
 
 BundleOf = Callable[..., Bundle]
 
-CUDA = Candidate("CUDAExecutionProvider", "gpu", "Acme")
-NPU = Candidate("AcmeExecutionProvider", "npu")
-CPU = Candidate(CPU_PROVIDER, "cpu")
 
-
-class FakeSession:
-    """Computes the affine model in numpy, off by `error`, and remembers what was done to it."""
-
-    def __init__(self, nodes: dict[str, int], error: float = 0.0) -> None:
-        self.nodes_by_provider = nodes
-        self.error = error
-        self.batches: list[int] = []
-        self.closed = 0
-
-    def matches(self, signature: Any) -> None:
-        return None
-
-    def run(self, inputs: Any) -> dict[str, Any]:
-        self.batches.append(len(inputs["x"]))
-        return {
-            name: array + np.float32(self.error) for name, array in models.affine(inputs).items()
-        }
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-def opening(sessions: Mapping[str, Any]) -> Any:
-    """An `open_session` that hands out sessions by provider, or raises what it finds there."""
-
-    def open_session(model: bytes, candidate: Candidate, intra_op_threads: int) -> Any:
-        found = sessions[candidate.provider]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    return open_session
+def shifted(golden: Golden, row: int, by: float) -> Golden:
+    """Golden rows of which one is wrong."""
+    y = golden.outputs["y"].copy()
+    y[row] += by
+    return Golden(golden.inputs, {**golden.outputs, "y": y})
 
 
 def proved_on_cpu(bundle: Bundle) -> Proved:
-    return prove(bundle, rank([CPU]), 1)
+    return prove(bundle, rank([CPU]))
 
 
 @pytest.mark.parametrize("model", ["affine", "conv", "mixer", "poison", "strings"])
@@ -83,45 +71,19 @@ def test_the_plan_says_what_was_proved(bundle_of: BundleOf) -> None:
     assert plan.nodes_by_provider == {CPU_PROVIDER: 2}
     assert set(plan.max_abs_error) == {"y", "total"}
     assert max(plan.max_abs_error.values()) < 1e-6
-    assert (plan.intra_op_threads, plan.max_rows, plan.checked_rows) == (1, 16, (1, 7, 16))
+    assert (plan.intra_op_threads, plan.instances) == (1, 1)
+    assert (plan.max_rows, plan.inline_rows, plan.checked_rows) == (16, 0, (1, 7, 16))
+    assert (plan.precision, plan.costs, plan.source) == ("fp32", (), "measured")
     assert plan.proof_ms > 0
 
 
 def test_a_plan_survives_json(bundle_of: BundleOf) -> None:
-    plan = prove(bundle_of("affine"), rank([CPU], ("cuda",)), 1).plan
+    plan = prove(bundle_of("affine"), rank([CPU], ("cuda",))).plan
 
     text = plan.model_dump_json()
 
     assert Plan.model_validate_json(text) == plan
     assert json.loads(text)["rejected"][0]["provider"] == "cuda"
-
-
-@pytest.mark.parametrize(
-    ("max_rows", "sizes"), [(1, (1,)), (4, (1, 4)), (7, (1, 7)), (64, (1, 7, 64))]
-)
-def test_independent_rows_are_replayed_at_one_odd_and_most(
-    max_rows: int, sizes: tuple[int, ...]
-) -> None:
-    batching = Batching(row_independent=True, max_rows=max_rows, checked_rows=(1,))
-
-    assert batch_sizes(make_manifest("m", 1, batching=batching), 6) == sizes
-
-
-@pytest.mark.parametrize(("max_rows", "sizes"), [(16, (6,)), (1, (1,))])
-def test_dependent_rows_are_replayed_as_they_were_recorded(
-    max_rows: int, sizes: tuple[int, ...]
-) -> None:
-    batching = Batching(row_independent=False, max_rows=max_rows, checked_rows=())
-
-    assert batch_sizes(make_manifest("m", 1, batching=batching), 6) == sizes
-
-
-def test_a_fixed_batch_is_the_only_one() -> None:
-    manifest = make_manifest("m", 1)
-    fixed = manifest.signature.inputs[0].model_copy(update={"shape": (3, 3)})
-    signature = manifest.signature.model_copy(update={"inputs": (fixed,)})
-
-    assert batch_sizes(manifest.model_copy(update={"signature": signature}), 6) == (3,)
 
 
 def test_rows_that_mix_are_found_out(bundle_of: BundleOf) -> None:
@@ -144,6 +106,29 @@ def test_wrong_golden_rows_fail_the_proof(bundle_of: BundleOf) -> None:
     )
 
 
+@pytest.mark.parametrize("max_rows", [1, 2, 16])
+def test_every_golden_row_counts_whatever_the_batches_are(
+    max_rows: int, bundle_of: BundleOf
+) -> None:
+    wrong = shifted(make_golden("affine"), row=5, by=0.5)
+    batching = Batching(row_independent=True, max_rows=max_rows, checked_rows=(1,))
+
+    with pytest.raises(ProofFailed, match=r"'y' by 0\.5"):
+        proved_on_cpu(bundle_of("affine", golden=wrong, batching=batching))
+
+
+def test_every_golden_row_counts_where_small_batches_pay(bundle_of: BundleOf) -> None:
+    """The session that serves is held to all rows, even if it will run them one by one."""
+    wrong = shifted(make_golden("affine"), row=5, by=0.5)
+    one_by_one = (cost(1, 1.0), cost(16, 100.0))
+
+    def trial(job: TrialJob) -> Verdict:
+        return verdict_of(job).model_copy(update={"costs": one_by_one})
+
+    with pytest.raises(ProofFailed, match=r"right in a trial, but here: .*'y' by 0\.5"):
+        prove(bundle_of("affine", golden=wrong), rank([CPU]), trial=as_trial(trial), budget_ms=10)
+
+
 def test_a_wrong_label_fails_the_proof(bundle_of: BundleOf) -> None:
     golden = make_golden("strings")
     pigments = golden.outputs["pigment"].copy()
@@ -159,9 +144,16 @@ def test_another_model_than_the_signature_says_fails_the_proof(bundle_of: Bundle
         proved_on_cpu(bundle_of("affine", model_data=models.model_bytes("poison")))
 
 
-def test_a_truncated_model_fails_the_proof(bundle_of: BundleOf) -> None:
-    with pytest.raises(ProofFailed, match="on cpu: the model cannot be opened: "):
+def test_a_truncated_model_is_a_broken_bundle(bundle_of: BundleOf) -> None:
+    with pytest.raises(BundleCorrupt, match="not a readable ONNX file"):
         proved_on_cpu(bundle_of("affine", model_data=models.model_bytes("affine")[:100]))
+
+
+def test_an_operator_that_nobody_has_fails_the_proof(bundle_of: BundleOf) -> None:
+    unknown = models.model_bytes("affine").replace(b"MatMul", b"MatNul")
+
+    with pytest.raises(ProofFailed, match="on cpu: the model cannot be opened: "):
+        proved_on_cpu(bundle_of("affine", model_data=unknown))
 
 
 def test_a_model_changed_after_publishing_never_opens(bundle_of: BundleOf) -> None:
@@ -190,7 +182,7 @@ def test_golden_rows_of_another_datatype_are_a_broken_bundle(bundle_of: BundleOf
 # Choosing among providers
 
 
-def test_the_first_correct_candidate_serves(bundle_of: BundleOf) -> None:
+def test_what_is_wrong_does_not_serve_and_why_is_told(bundle_of: BundleOf) -> None:
     wrong = FakeSession({NPU.provider: 3}, error=5.0)
     right = FakeSession({CPU_PROVIDER: 3})
     sessions = {
@@ -199,10 +191,12 @@ def test_the_first_correct_candidate_serves(bundle_of: BundleOf) -> None:
         CPU_PROVIDER: right,
     }
 
-    proved = prove(bundle_of("affine"), rank([CPU, CUDA, NPU]), 2, opening(sessions))
+    plan = prove(
+        bundle_of("affine"), rank([CPU, CUDA, NPU]), 2, open_session=opening(sessions)
+    ).plan
 
-    assert proved.plan.provider == CPU_PROVIDER
-    assert proved.plan.rejected == (
+    assert plan.provider == CPU_PROVIDER
+    assert plan.rejected == (
         Rejection(CUDA.provider, "gpu", "out of memory"),
         Rejection(
             NPU.provider,
@@ -210,15 +204,31 @@ def test_the_first_correct_candidate_serves(bundle_of: BundleOf) -> None:
             "batch of 1: outputs differ from golden beyond tolerance: 'y' by 5, 'total' by 5",
         ),
     )
-    assert proved.plan.intra_op_threads == 2
-    assert (wrong.closed, right.closed) == (1, 0)
-    assert right.batches == [1, 7, 16]
+    assert (plan.intra_op_threads, plan.instances) == (1, 2)
+    assert wrong.batches == [1]
+    # Closed after its trial, and opened once more to serve.
+    assert (wrong.closed, right.closed) == (1, 1)
+    assert right.batches[-3:] == [1, 7, 16]
+
+
+def test_what_opens_but_cannot_run_does_not_serve(bundle_of: BundleOf) -> None:
+    class Failing(FakeSession):
+        def run(self, inputs: Any) -> Any:
+            raise SessionFailed("the model failed to run: FAIL in MatMul")
+
+    sessions = {CUDA.provider: Failing({CUDA.provider: 3}), CPU_PROVIDER: FakeSession({})}
+
+    plan = prove(bundle_of("affine"), rank([CPU, CUDA]), open_session=opening(sessions)).plan
+
+    assert plan.rejected == (
+        Rejection(CUDA.provider, "gpu", "the model failed to run: FAIL in MatMul"),
+    )
 
 
 def test_reduced_arithmetic_is_accepted_and_shown(bundle_of: BundleOf) -> None:
     sessions = {CUDA.provider: FakeSession({CUDA.provider: 3}, error=1e-3)}
 
-    plan = prove(bundle_of("affine"), rank([CUDA]), 1, opening(sessions)).plan
+    plan = prove(bundle_of("affine"), rank([CUDA]), open_session=opening(sessions)).plan
 
     assert plan.numeric_class == "reduced"
     assert plan.max_abs_error["y"] == pytest.approx(1e-3, rel=1e-2)
@@ -230,7 +240,7 @@ def test_a_bundle_without_a_reduced_tolerance_refuses_it(bundle_of: BundleOf) ->
     sessions = {CUDA.provider: FakeSession({CUDA.provider: 3}, error=1e-3)}
 
     with pytest.raises(ProofFailed, match="beyond tolerance"):
-        prove(bundle_of("affine", tolerances=exact), rank([CUDA]), 1, opening(sessions))
+        prove(bundle_of("affine", tolerances=exact), rank([CUDA]), open_session=opening(sessions))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +256,7 @@ def test_a_provider_that_runs_nothing_does_not_serve(
     idle = FakeSession(nodes)
 
     with pytest.raises(ProofFailed, match=reason):
-        prove(bundle_of("affine"), rank([CUDA]), 1, opening({CUDA.provider: idle}))
+        prove(bundle_of("affine"), rank([CUDA]), open_session=opening({CUDA.provider: idle}))
 
     assert idle.closed == 1
     assert idle.batches == []
@@ -254,19 +264,24 @@ def test_a_provider_that_runs_nothing_does_not_serve(
 
 def test_a_provider_that_runs_few_nodes_is_not_the_active_one(bundle_of: BundleOf) -> None:
     mixed = FakeSession({CPU_PROVIDER: 9, CUDA.provider: 1})
+    opened = opening({CUDA.provider: mixed})
 
-    plan = prove(bundle_of("affine"), rank([CUDA]), 1, opening({CUDA.provider: mixed})).plan
+    plan = prove(bundle_of("affine"), rank([CUDA]), open_session=opened).plan
 
-    assert (plan.provider_opened, plan.provider, plan.device) == (
-        CUDA.provider,
-        CPU_PROVIDER,
-        "cpu",
-    )
+    assert (plan.provider_opened, plan.provider) == (CUDA.provider, CPU_PROVIDER)
+    assert (plan.device, plan.device_name, plan.origin) == ("cpu", "", "built-in")
     assert plan.nodes_by_provider == {CPU_PROVIDER: 9, CUDA.provider: 1}
 
 
+def test_of_two_that_run_equally_many_nodes_the_opened_one_is_active(bundle_of: BundleOf) -> None:
+    mixed = FakeSession({CPU_PROVIDER: 2, CUDA.provider: 2})
+    opened = opening({CUDA.provider: mixed})
+
+    assert prove(bundle_of("affine"), rank([CUDA]), open_session=opened).plan.device == "gpu"
+
+
 def test_what_was_asked_for_and_absent_is_told(bundle_of: BundleOf) -> None:
-    plan = prove(bundle_of("affine"), rank([CPU], ("cuda",)), 1).plan
+    plan = prove(bundle_of("affine"), rank([CPU], ("cuda",))).plan
 
     assert plan.provider == CPU_PROVIDER
     assert plan.fallback
@@ -276,66 +291,393 @@ def test_what_was_asked_for_and_absent_is_told(bundle_of: BundleOf) -> None:
 
 def test_strict_fails_instead_of_falling_back(bundle_of: BundleOf) -> None:
     with pytest.raises(ProofFailed, match="cuda is not available here"):
-        prove(bundle_of("affine"), rank([CPU], ("cuda",), strict=True), 1)
+        prove(bundle_of("affine"), rank([CPU], ("cuda",), strict=True))
+
+
+def test_strict_does_not_try_another_when_the_first_is_wrong(bundle_of: BundleOf) -> None:
+    trials = Trials(wrong={CUDA.provider: "no"})
+
+    with pytest.raises(ProofFailed, match="CUDAExecutionProvider on gpu: no"):
+        prove(bundle_of("affine"), rank([CPU, CUDA], ("cuda", "cpu"), strict=True), trial=trials)
+
+    assert trials.tried == [(CUDA.provider, "fp32")]
+
+
+def test_every_reason_is_told_when_nothing_serves(bundle_of: BundleOf) -> None:
+    trials = Trials(wrong={CUDA.provider: "too hot", NPU.provider: "too old", CPU_PROVIDER: "no"})
+
+    with pytest.raises(ProofFailed) as failed:
+        prove(bundle_of("affine"), rank([CUDA, NPU, CPU], ("tpu", "auto")), trial=trials)
+
+    assert str(failed.value) == (
+        "no execution provider gave the golden answers: tpu is not available here; available: "
+        "CUDAExecutionProvider:gpu, AcmeExecutionProvider:npu, CPUExecutionProvider:cpu; "
+        "CUDAExecutionProvider on gpu: too hot; AcmeExecutionProvider on npu: too old; "
+        "CPUExecutionProvider on cpu: no"
+    )
 
 
 def test_with_no_candidate_the_proof_fails(bundle_of: BundleOf) -> None:
     with pytest.raises(ProofFailed, match="none is here"):
-        prove(bundle_of("affine"), Ranking(("auto",), ()), 1)
+        prove(bundle_of("affine"), Ranking(("auto",), ()))
 
 
 def test_an_unexpected_error_still_closes_the_session(bundle_of: BundleOf) -> None:
     session = FakeSession({CPU_PROVIDER: 3}, error="not a number")  # type: ignore[arg-type]
+    opened = opening({CPU_PROVIDER: session})
 
     with pytest.raises(ValueError, match="not a number"):
-        prove(bundle_of("affine"), rank([CPU]), 1, opening({CPU_PROVIDER: session}))
+        prove(bundle_of("affine"), rank([CPU]), open_session=opened, trial=Trials())
 
     assert session.closed == 1
 
 
-# The plug-ins that are installed here
+# Among those that are right
 
 
-def test_auto_prefers_the_built_in_cpu_to_a_cpu_plugin(
-    plugin: Candidate, discovery: Discovery, bundle_of: BundleOf
+def test_the_fastest_serves_and_the_slower_are_told(bundle_of: BundleOf) -> None:
+    trials = Trials({CUDA.provider: 9.0, NPU.provider: 2.0, CPU_PROVIDER: 4.0})
+
+    plan = proved_by(trials, bundle_of("affine"), rank([CUDA, NPU, CPU]))
+
+    assert plan.provider == NPU.provider
+    assert plan.rejected == (
+        Rejection(CPU_PROVIDER, "cpu", "right, but slower"),
+        Rejection(CUDA.provider, "gpu", "right, but slower"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("npu_ms", "serves"), [(0.97, CUDA.provider), (0.953, CUDA.provider), (0.94, NPU.provider)]
+)
+def test_rank_counts_where_the_gain_is_small(
+    npu_ms: float, serves: str, bundle_of: BundleOf
 ) -> None:
-    if plugin.device != "cpu":
-        pytest.skip("not a plug-in on the CPU")
-    plan = prove(bundle_of("poison"), rank([plugin, CPU]), 1).plan
+    trials = Trials({CUDA.provider: 1.0, NPU.provider: npu_ms})
+
+    assert proved_by(trials, bundle_of("affine"), rank([CUDA, NPU])).provider == serves
+
+
+def test_what_was_asked_for_first_serves_though_it_is_slower(bundle_of: BundleOf) -> None:
+    trials = Trials({CPU_PROVIDER: 50.0, CUDA.provider: 1.0, NPU.provider: 1.0})
+
+    plan = proved_by(trials, bundle_of("affine"), rank([CUDA, NPU, CPU], ("cpu", "auto")))
+
+    assert plan.provider == CPU_PROVIDER
+    assert (plan.fallback, plan.rejected) == (False, ())
+    # The others are not even tried.
+    assert trials.tried == [(CPU_PROVIDER, "fp32")]
+
+
+def test_of_those_that_answer_to_one_name_the_fastest_serves(bundle_of: BundleOf) -> None:
+    gpu = Candidate("OpenVINOExecutionProvider", "gpu")
+    on_cpu = Candidate("OpenVINOExecutionProvider", "cpu")
+
+    def trial(job: TrialJob) -> Verdict:
+        return verdict_of(job, 1.0 if job.candidate.device == "cpu" else 3.0)
+
+    plan = prove(
+        bundle_of("affine"),
+        rank([CPU, gpu, on_cpu], ("openvino",)),
+        trial=as_trial(trial),
+        open_session=right_everywhere,
+        budget_ms=10,
+    ).plan
+
+    assert (plan.provider_opened, plan.device) == ("OpenVINOExecutionProvider", "cpu")
+    assert plan.rejected == (Rejection(gpu.provider, "gpu", "right, but slower"),)
+
+
+def test_the_last_resort_is_not_compared(bundle_of: BundleOf) -> None:
+    trials = Trials({PLUGIN.provider: 50.0, CPU_PROVIDER: 1.0})
+
+    plan = proved_by(trials, bundle_of("affine"), rank([PLUGIN, CPU], ("plug",)))
+
+    assert (plan.provider_opened, plan.origin, plan.fallback) == ("plug", "plug-in", False)
+    assert trials.tried == [("plug", "fp32")]
+
+
+def test_what_was_right_in_its_trial_but_is_not_here_gives_way(bundle_of: BundleOf) -> None:
+    wrong_here = FakeSession({CUDA.provider: 3}, error=5.0)
+    sessions = {
+        CUDA.provider: wrong_here,
+        NPU.provider: SessionFailed("out of memory"),
+        CPU_PROVIDER: FakeSession({CPU_PROVIDER: 3}),
+    }
+    trials = Trials({CUDA.provider: 1.0, NPU.provider: 2.0, CPU_PROVIDER: 4.0})
+
+    plan = prove(
+        bundle_of("affine"),
+        rank([CUDA, NPU, CPU]),
+        trial=trials,
+        open_session=opening(sessions),
+        budget_ms=10,
+    ).plan
+
+    assert plan.provider == CPU_PROVIDER
+    wrong, lost = (rejection.reason for rejection in plan.rejected)
+    assert wrong.startswith("was right in a trial, but here: batch of 1: outputs differ from gold")
+    assert lost == "was right in a trial, but here: out of memory"
+    assert wrong_here.closed == 1
+
+
+def test_what_runs_no_node_here_gives_way(bundle_of: BundleOf) -> None:
+    sessions = {
+        CUDA.provider: FakeSession({CPU_PROVIDER: 3}),
+        CPU_PROVIDER: FakeSession({CPU_PROVIDER: 3}),
+    }
+
+    plan = prove(
+        bundle_of("affine"),
+        rank([CUDA, CPU]),
+        trial=Trials(),
+        open_session=opening(sessions),
+        budget_ms=10,
+    ).plan
+
+    assert plan.provider_opened == CPU_PROVIDER
+    assert plan.rejected[0].reason == "was right in a trial, but here: runs no node of this model"
+
+
+def test_when_all_are_wrong_here_the_proof_fails_with_every_reason(bundle_of: BundleOf) -> None:
+    sessions = {
+        CUDA.provider: SessionFailed("lost"),
+        CPU_PROVIDER: SessionFailed("the model cannot be opened: FAIL"),
+    }
+
+    with pytest.raises(ProofFailed) as failed:
+        prove(
+            bundle_of("affine"),
+            rank([CUDA, CPU]),
+            trial=Trials(),
+            open_session=opening(sessions),
+            budget_ms=10,
+        )
+
+    assert str(failed.value) == (
+        "no execution provider gave the golden answers: "
+        "CUDAExecutionProvider on gpu: was right in a trial, but here: lost; "
+        "CPUExecutionProvider on cpu: was right in a trial, but here: the model cannot be "
+        "opened: FAIL"
+    )
+
+
+def proved_by(trials: Trials, bundle: Bundle, ranking: Ranking, budget_ms: int = 1000) -> Plan:
+    return prove(
+        bundle, ranking, trial=trials, open_session=right_everywhere, budget_ms=budget_ms
+    ).plan
+
+
+# How much is tried
+
+
+def test_without_a_budget_the_first_that_is_right_serves(bundle_of: BundleOf) -> None:
+    trials = Trials(wrong={CUDA.provider: "no"})
+
+    plan = proved_by(trials, bundle_of("affine"), rank([CUDA, NPU, CPU]), budget_ms=0)
+
+    assert plan.provider == NPU.provider
+    assert trials.tried == [(CUDA.provider, "fp32"), (NPU.provider, "fp32")]
+    assert [job.budget_ms for job in trials.jobs] == [0, 0]
+
+
+def test_without_a_budget_what_is_wrong_here_gives_way_to_the_next(bundle_of: BundleOf) -> None:
+    sessions = {
+        CUDA.provider: SessionFailed("lost"),
+        CPU_PROVIDER: FakeSession({CPU_PROVIDER: 3}),
+    }
+
+    plan = prove(
+        bundle_of("affine"), rank([CUDA, CPU]), trial=Trials(), open_session=opening(sessions)
+    ).plan
 
     assert plan.provider == CPU_PROVIDER
 
 
-@pytest.mark.parametrize("model", ["affine", "poison", "conv", "strings", "mixer"])
-def test_a_plugin_serves_only_what_it_claims(
-    model: str, plugin: Candidate, discovery: Discovery, bundle_of: BundleOf
-) -> None:
-    ranking = rank(discovery.candidates, (plugin.provider,))
-    with_it = Session.open(models.model_bytes(model), plugin, 1)
-    claimed = with_it.nodes_by_provider.get(plugin.provider, 0)
-    with_it.close()
+def test_the_budget_is_shared_by_those_that_compete(bundle_of: BundleOf) -> None:
+    trials = Trials()
 
-    plan = prove(bundle_of(model), ranking, 1).plan
+    proved_by(trials, bundle_of("affine"), rank([CUDA, NPU, CPU]), budget_ms=900)
 
-    if claimed:
-        assert plan.provider_opened == plugin.provider
-        assert plan.nodes_by_provider[plugin.provider] == claimed
-        assert (plan.rejected, plan.fallback) == ((), False)
-    else:
-        assert plan.provider_opened == plan.provider == CPU_PROVIDER
-        assert plan.rejected == (
-            Rejection(plugin.provider, plugin.device, "runs no node of this model"),
+    assert [job.budget_ms for job in trials.jobs] == [300, 300, 300]
+
+
+def test_a_small_budget_is_still_a_budget(bundle_of: BundleOf) -> None:
+    """Split among many, it may be less than a millisecond for each."""
+    trials = Trials()
+
+    proved_by(trials, bundle_of("affine"), rank([CUDA, NPU, CPU]), budget_ms=2)
+
+    assert all(job.budget_ms > 0 for job in trials.jobs)
+
+
+def test_a_candidates_own_time_limit_holds_unless_another_is_set(bundle_of: BundleOf) -> None:
+    tensorrt = Candidate("TensorrtExecutionProvider", "gpu")
+    own, given = Trials(), Trials()
+    request = ProofRequest(bundle_of("affine"), rank([tensorrt, CPU]))
+
+    for trials, limit_s in ((own, None), (given, 7.0)):
+        options = ProofOptions(1, budget_ms=2000, trial_timeout_s=limit_s)
+        Prover(options, trials, open_session=right_everywhere).prove(request)
+
+    # A second for what each may measure, and some for the run that is under way then.
+    assert own.limits_s[0] - own.limits_s[1] == 900.0 - 60.0
+    assert own.limits_s[1] > 61.0
+    assert given.limits_s[0] == given.limits_s[1] == own.limits_s[1] - 60.0 + 7.0
+
+
+def test_the_job_says_what_is_asked_for(bundle_of: BundleOf) -> None:
+    bundle, trials = bundle_of("affine"), Trials()
+    prover = Prover(ProofOptions(3, budget_ms=5), trials, open_session=right_everywhere)
+
+    prover.prove(ProofRequest(bundle, rank([CPU]), background=True))
+
+    assert trials.jobs == [
+        TrialJob(
+            model_path=bundle.path.parent,
+            version=1,
+            digest=bundle.digest,
+            candidate=CPU,
+            cores=3,
+            budget_ms=5,
+            background=True,
         )
-        assert plan.fallback
+    ]
 
 
-def test_a_plugin_that_claims_nothing_fails_when_strict(
-    plugin: Candidate, discovery: Discovery, bundle_of: BundleOf
-) -> None:
-    ranking = rank(discovery.candidates, (plugin.provider,), strict=True)
+def test_what_is_cancelled_is_not_tried_any_further(bundle_of: BundleOf) -> None:
+    asked: list[TrialJob] = []
 
-    with pytest.raises(ProofFailed, match="runs no node of this model"):
-        prove(bundle_of("strings"), ranking, 1)
+    def trial(job: TrialJob) -> Verdict:
+        asked.append(job)
+        raise Cancelled("is not wanted any longer")
+
+    with pytest.raises(Cancelled):
+        prove(bundle_of("affine"), rank([CUDA, CPU]), trial=as_trial(trial))
+
+    assert len(asked) == 1
+
+
+# What the plan takes from the costs
+
+
+def test_the_plan_has_the_shape_and_batch_that_pay(bundle_of: BundleOf) -> None:
+    costs = (
+        cost(1, 1.0, 1, 4),
+        cost(16, 8.0, 1, 4),
+        cost(1, 0.9, 4, 1),
+        cost(16, 1.0, 4, 1),
+    )
+
+    def trial(job: TrialJob) -> Verdict:
+        return verdict_of(job).model_copy(update={"costs": costs})
+
+    plan = prove(
+        bundle_of("affine"),
+        rank([CPU]),
+        4,
+        trial=as_trial(trial),
+        open_session=right_everywhere,
+        budget_ms=10,
+    ).plan
+
+    assert (plan.intra_op_threads, plan.instances, plan.max_rows) == (4, 1, 16)
+    assert plan.costs == costs
+    assert plan.inline_rows == 0
+    assert plan.run_s(1) == pytest.approx(0.9e-3)
+
+
+def test_a_batch_that_does_not_pay_is_not_made(bundle_of: BundleOf) -> None:
+    costs = (cost(1, 0.01), cost(4, 0.02), cost(16, 0.09))
+
+    def trial(job: TrialJob) -> Verdict:
+        return verdict_of(job).model_copy(update={"costs": costs})
+
+    plan = prove(bundle_of("affine"), rank([CPU]), trial=as_trial(trial), budget_ms=10).plan
+
+    assert plan.max_rows == 4
+    assert plan.inline_rows == 4
+    assert max(plan.checked_rows) == 4
+
+
+@pytest.mark.parametrize("model", ["mixer"])
+def test_rows_that_change_each_other_are_not_cut_by_cost(model: str, bundle_of: BundleOf) -> None:
+    costs = (cost(1, 0.01), cost(6, 10.0))
+
+    def trial(job: TrialJob) -> Verdict:
+        return verdict_of(job).model_copy(update={"costs": costs})
+
+    plan = prove(bundle_of(model), rank([CPU]), trial=as_trial(trial), budget_ms=10).plan
+
+    assert (plan.max_rows, plan.inline_rows, plan.checked_rows) == (16, 0, (6,))
+
+
+def test_only_the_cpu_runs_on_the_event_loop(bundle_of: BundleOf) -> None:
+    plans = [
+        proved_by(Trials({c.provider: 0.01}), bundle_of("affine"), rank([c])) for c in (CPU, CUDA)
+    ]
+
+    assert [plan.inline_rows for plan in plans] == [16, 0]
+
+
+def test_nothing_is_measured_that_a_budget_does_not_pay_for(bundle_of: BundleOf) -> None:
+    plan = prove(bundle_of("affine"), rank([CPU]), 3).plan
+
+    assert plan.costs == ()
+    assert (plan.intra_op_threads, plan.instances, plan.max_rows) == (1, 3, 16)
+    assert (plan.inline_rows, plan.calibration_ms) == (0, 0.0)
+    assert plan.run_s(1) is None
+
+
+def test_a_device_gets_few_runs_at_a_time_even_unmeasured(bundle_of: BundleOf) -> None:
+    session = FakeSession({CUDA.provider: 3})
+    opened = opening({CUDA.provider: session})
+
+    plan = prove(bundle_of("affine"), rank([CUDA]), 64, open_session=opened).plan
+
+    assert plan.instances <= 2
+
+
+def test_a_real_model_is_measured_and_served_by_its_costs(bundle_of: BundleOf) -> None:
+    proved = prove(bundle_of("conv"), rank([CPU]), 2, budget_ms=100)
+
+    plan = proved.plan
+    shapes = {cost.shape for cost in plan.costs}
+    assert (plan.intra_op_threads, plan.instances) in shapes
+    assert shapes <= {(1, 2), (2, 1)}
+    assert {c.rows for c in plan.costs} == {1, 2, 4, 8, 16}
+    assert plan.max_rows in {c.rows for c in plan.costs}
+    assert plan.run_s(1) is not None
+    assert plan.calibration_ms > 0
+    proved.session.close()
+
+
+# What changes meanwhile
+
+
+def test_a_version_that_is_replaced_meanwhile_is_not_proved(bundle_of: BundleOf) -> None:
+    bundle = bundle_of("affine")
+    shutil.rmtree(bundle.path)
+    bundle_of("affine", description="Another one, under the same number.")
+
+    with pytest.raises(ProofFailed, match="the version was replaced while it was being proved"):
+        prove_unchecked(bundle)
+
+
+def test_a_version_that_is_removed_meanwhile_is_not_proved(bundle_of: BundleOf) -> None:
+    bundle = bundle_of("affine")
+    shutil.rmtree(bundle.path)
+
+    with pytest.raises(ProofFailed, match=r"manifest\.json is missing"):
+        prove_unchecked(bundle)
+
+
+def prove_unchecked(bundle: Bundle) -> Proved:
+    """As `prove`, but what the bundle's files are is found out in the trial only."""
+    return Prover(ProofOptions(1, budget_ms=0), try_here).prove(ProofRequest(bundle, rank([CPU])))
+
+
+# The evidence
 
 
 @pytest.mark.parametrize(
@@ -346,7 +688,7 @@ def test_a_plugin_that_claims_nothing_fails_when_strict(
     ],
 )
 def test_labels_that_contradict_the_golden_rows_are_refused(
-    bundle_of: BundleOf, cpu: Candidate, labels: tuple[str, ...], message: str
+    bundle_of: BundleOf, labels: tuple[str, ...], message: str
 ) -> None:
     signature = RECIPES["conv"]().signature
     shape, scores = signature.predictions
@@ -354,4 +696,4 @@ def test_labels_that_contradict_the_golden_rows_are_refused(
     bundle = bundle_of("conv", signature=signature.model_copy(update={"predictions": predictions}))
 
     with pytest.raises(BundleCorrupt, match=message):
-        prove(bundle, rank([cpu]), 1)
+        prove(bundle, rank([CPU]))

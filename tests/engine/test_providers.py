@@ -45,10 +45,6 @@ def test_the_cpu_provider_is_found_once_and_azure_never(discovery: Discovery) ->
     assert "AzureExecutionProvider" not in names
 
 
-def test_discovering_again_finds_the_same(discovery: Discovery) -> None:
-    assert discover() == discovery
-
-
 # What could be installed
 
 
@@ -128,7 +124,16 @@ def test_a_plugin_is_registered_under_its_own_name() -> None:
     assert found == Discovery(
         (
             Candidate(CPU_PROVIDER, "cpu", "Acme"),
-            Candidate("AcmeProvider", "npu", "Acme", "plug-in", device_index=0, library="acme"),
+            Candidate(
+                "AcmeProvider",
+                "npu",
+                "Acme",
+                "plug-in",
+                device_index=0,
+                library="acme",
+                library_path="/x/lib.so",
+                library_version="1",
+            ),
         )
     )
 
@@ -220,7 +225,14 @@ def test_built_in_providers_have_devices_and_options() -> None:
     found = discover(runtime, [], modules()).candidates
 
     assert found == (
-        Candidate("CUDAExecutionProvider", "gpu", options={"cudnn_conv_algo_search": "HEURISTIC"}),
+        Candidate(
+            "CUDAExecutionProvider",
+            "gpu",
+            options={
+                "cudnn_conv_algo_search": "HEURISTIC",
+                "arena_extend_strategy": "kSameAsRequested",
+            },
+        ),
         OPENVINO_GPU,
         Candidate("OpenVINOExecutionProvider", "npu", options={"device_type": "NPU"}),
         OPENVINO_CPU,
@@ -280,7 +292,7 @@ def test_a_name_is_followed_by_the_last_resort(name: str, candidate: Candidate) 
 
     assert ranking.order == (
         Choice(candidate, f"asked for as {name!r}"),
-        Choice(CPU, "last resort behind what was asked for", fallback=True),
+        Choice(CPU, "last resort behind what was asked for", fallback=True, group=1),
     )
 
 
@@ -299,6 +311,22 @@ def test_a_list_keeps_its_order() -> None:
 
 def test_auto_behind_a_name_is_the_rest() -> None:
     assert chosen(rank((CPU, GGML, CUDA), ("ggml", "auto"))) == [GGML, CUDA, CPU]
+
+
+def test_those_of_one_name_are_a_group_and_the_last_resort_is_one() -> None:
+    groups = rank(CATALOGUE, ("openvino", "cuda:gpu", "nowhere")).groups()
+
+    assert [[choice.candidate for choice in group] for group in groups] == [
+        [OPENVINO_GPU, OPENVINO_CPU],
+        [CUDA],
+        [CPU],
+    ]
+    assert [choice.fallback for group in groups for choice in group] == [False, False, False, True]
+
+
+def test_auto_is_one_group() -> None:
+    assert [len(group) for group in rank(CATALOGUE).groups()] == [len(CATALOGUE)]
+    assert rank((), ("cuda",)).groups() == []
 
 
 def test_no_request_is_auto() -> None:

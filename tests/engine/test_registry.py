@@ -14,6 +14,7 @@ from app.engine.candidates import CPU_PROVIDER, Candidate
 from app.engine.model import Model, ModelLimits
 from app.engine.ranking import rank
 from app.engine.registry import Registry
+from app.engine.selection import Policy
 from app.engine.workers import Workers
 from app.errors import (
     BundleCorrupt,
@@ -23,31 +24,11 @@ from app.errors import (
     NothingToServe,
 )
 from tests.engine.conftest import HANG_S, on_loop
+from tests.engine.following import OpenedModel, following, loaded
 from tests.support import models
 from tests.support.bundles import make_bundle, make_golden
 
 CPU = Candidate(CPU_PROVIDER, "cpu")
-
-
-class OpenedModel:
-    """What the registry needs of a model, for tests that need no answers."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.name, self.version = bundle.manifest.name, bundle.manifest.version
-        self.closed_within_s: float | None = None
-
-    async def close(self, timeout_s: float) -> None:
-        self.closed_within_s = timeout_s
-
-
-def open_fake(bundle: Bundle) -> Any:
-    return OpenedModel(bundle)
-
-
-def loaded(root: Path, *, keep: int = 1, default: str | None = None) -> Registry:
-    registry = Registry(default)
-    registry.load(root, open_fake, keep)
-    return registry
 
 
 def served(registry: Registry) -> dict[str, int]:
@@ -89,9 +70,8 @@ def test_the_newest_that_proves_is_served(
 ) -> None:
     for _ in range(3):
         make_bundle(tmp_path, "m")
-    registry = Registry()
 
-    registry.load(tmp_path, open_real)
+    registry = loaded(tmp_path, open_real)
 
     assert served(registry) == {"m": 3}
     assert registry.entries["m"].versions == (3, 2, 1)
@@ -159,9 +139,8 @@ def test_a_spoilt_newest_falls_back_to_the_older_and_says_why(
 ) -> None:
     make_bundle(tmp_path, "m")
     spoil(make_bundle(tmp_path, "m"))
-    registry = Registry()
 
-    registry.load(tmp_path, open_real)
+    registry = loaded(tmp_path, open_real)
     registry.check(tmp_path, ["m"])
 
     assert served(registry) == {"m": 1}
@@ -200,9 +179,8 @@ def test_a_newest_that_does_not_prove_falls_back_to_the_older_and_says_why(
 ) -> None:
     make_bundle(tmp_path, "m")
     publish(tmp_path)
-    registry = Registry()
 
-    registry.load(tmp_path, open_real)
+    registry = loaded(tmp_path, open_real)
 
     assert served(registry) == {"m": 1}
     assert reason in registry.entries["m"].refused[2]
@@ -217,8 +195,7 @@ def test_one_model_that_fails_leaves_the_others_served(tmp_path: Path) -> None:
             raise BundleCorrupt("spoilt")
         return OpenedModel(bundle)
 
-    registry = Registry()
-    registry.load(tmp_path, open_model)
+    registry = loaded(tmp_path, open_model)
     registry.check(tmp_path, ["good"])
 
     assert served(registry) == {"good": 1}
@@ -237,12 +214,13 @@ def test_an_unforeseen_failure_of_a_version_is_no_failure_of_the_service(
             raise IndexError("/secret/path")
         return OpenedModel(bundle)
 
-    registry = Registry()
-    registry.load(tmp_path, open_model)
+    registry = loaded(tmp_path, open_model)
 
     assert served(registry) == {"m": 1}
     assert registry.entries["m"].refused == {2: "cannot be loaded (IndexError)"}
-    assert caplog.records[-1].exc_info is not None
+    assert [record.message for record in caplog.records if record.exc_info] == [
+        "model version failed"
+    ]
 
 
 # Pins.
@@ -274,8 +252,9 @@ def test_a_pin_to_an_absent_version_is_not_replaced_by_another(
     registry = loaded(tmp_path)
 
     assert served(registry) == {}
-    assert registry.entries["m"].why_not == "version 7: it is pinned, but not in the repository"
-    assert [record.message for record in caplog.records] == ["model version refused"]
+    assert registry.entries["m"].why_not == "pinned version 7 is absent"
+    assert [record.message for record in caplog.records] == ["pin not obeyed"]
+    assert registry.refused == []
 
 
 def test_a_pin_to_a_spoilt_version_is_not_replaced_by_another(
@@ -285,9 +264,8 @@ def test_a_pin_to_a_spoilt_version_is_not_replaced_by_another(
     for _ in range(2):
         make_bundle(tmp_path, "m")
     pin(tmp_path, '{"version": 1}')
-    registry = Registry()
 
-    registry.load(tmp_path, open_real)
+    registry = loaded(tmp_path, open_real)
 
     assert served(registry) == {}
     assert list(registry.entries["m"].refused) == [1]
@@ -366,8 +344,7 @@ def test_a_required_model_that_is_broken_is_named_with_all_reasons(tmp_path: Pat
             raise BundleCorrupt(f"spoilt {bundle.manifest.version}")
         return OpenedModel(bundle)
 
-    registry = Registry()
-    registry.load(tmp_path, open_model)
+    registry = loaded(tmp_path, open_model)
     with pytest.raises(NothingToServe) as raised:
         registry.check(tmp_path, ["broken"])
 
@@ -430,8 +407,8 @@ def test_a_repository_of_broken_models_is_one_line_with_all_reasons(
 ) -> None:
     truncate(make_bundle(tmp_path, "a"))
     remove_golden(make_bundle(tmp_path, "b"))
-    registry = Registry()
-    registry.load(tmp_path, open_real)
+
+    registry = loaded(tmp_path, open_real)
 
     with pytest.raises(NothingToServe) as raised:
         registry.check(tmp_path, [])
@@ -541,8 +518,7 @@ def test_a_model_of_which_nothing_is_served_is_not_found(tmp_path: Path) -> None
             raise BundleCorrupt("spoilt")
         return OpenedModel(bundle)
 
-    registry = Registry()
-    registry.load(tmp_path, open_model)
+    registry = loaded(tmp_path, open_model)
 
     for version in (None, "1"):
         with pytest.raises(
@@ -578,9 +554,8 @@ def test_two_kept_versions_skip_a_broken_one(
     make_bundle(tmp_path, "m")
     truncate(make_bundle(tmp_path, "m"))
     make_bundle(tmp_path, "m")
-    registry = Registry()
 
-    registry.load(tmp_path, open_real, 2)
+    registry = loaded(tmp_path, open_real, keep=2)
 
     assert list(registry.entries["m"].loaded) == [3, 1]
     assert list(registry.entries["m"].refused) == [2]
@@ -593,7 +568,8 @@ def test_two_kept_versions_skip_a_broken_one(
 async def test_close_closes_every_version_of_every_model(tmp_path: Path) -> None:
     for name in ("a", "a", "b"):
         make_bundle(tmp_path, name)
-    registry = loaded(tmp_path, keep=2)
+    async with following(tmp_path, policy=Policy(loaded_versions=2)) as (registry, _):
+        pass
 
     await registry.close(3)
 

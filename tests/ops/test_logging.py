@@ -107,3 +107,9 @@ class TestConfigure:
         (handler,) = logging.getLogger().handlers
         assert type(handler.formatter) is kind
         assert logging.getLogger().level == logging.WARNING
+
+    def test_every_line_of_a_worker_says_which(self, capsys: pytest.CaptureFixture[str]) -> None:
+        configure_logging("json", "info", worker=3)
+        logging.getLogger("app.test").info("hello")
+
+        assert json.loads(capsys.readouterr().err)["worker"] == 3

@@ -1,6 +1,7 @@
 """Figures: recorded as plain numbers, exposed as Prometheus wants them."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -8,7 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.main import create_app
-from app.ops.metrics import CONTENT_TYPE, LATENCY_BOUNDS_S, Histogram, Metrics
+from app.ops.figures import LATENCY_BOUNDS_S, Histogram
+from app.ops.metrics import CONTENT_TYPE, Metrics, expose
 from app.settings import Settings
 from tests.api.asgi import AsgiTransport
 from tests.api.figures import Figures
@@ -32,12 +34,12 @@ class TestHistogram:
         for value in (0.0, 1.0, 1.5, 2.0, 2.1, 1e9):
             histogram.observe(value)
 
-        assert histogram.buckets() == [("1", 2), ("2", 4), ("+Inf", 6)]
+        assert histogram.state() == (histogram.sum, 2, 2, 2)
         assert histogram.count == 6
         assert histogram.sum == pytest.approx(1e9 + 6.6)
 
     def test_an_empty_one_has_every_bucket(self) -> None:
-        assert Histogram((1.0,)).buckets() == [("1", 0), ("+Inf", 0)]
+        assert Histogram((1.0,)).state() == (0.0, 0, 0)
 
     def test_latency_bounds_rise_from_25_us_to_25_s(self) -> None:
         assert list(LATENCY_BOUNDS_S) == sorted(set(LATENCY_BOUNDS_S))
@@ -47,7 +49,7 @@ class TestHistogram:
 
 
 def test_a_fresh_service_says_that_it_is_not_ready() -> None:
-    text = Metrics().expose().decode()
+    text = expose(Metrics().snapshot()).decode()
 
     (family,) = (f for f in text_string_to_metric_families(text) if f.name == "modelport_ready")
     assert [sample.value for sample in family.samples] == [0.0]
@@ -58,7 +60,7 @@ def test_labels_are_escaped() -> None:
     name = 'a"b\\c\nd'
     metrics.received[name] += 1
 
-    families = text_string_to_metric_families(metrics.expose().decode())
+    families = text_string_to_metric_families(expose(metrics.snapshot()).decode())
 
     labels = [s.labels for f in families for s in f.samples if s.name.endswith("received_total")]
     assert labels == [{"route": name}]
@@ -144,7 +146,58 @@ def test_the_served_version_is_described(client: httpx.Client) -> None:
         "provider": "CPUExecutionProvider",
         "device": "cpu",
         "numeric_class": "fp32",
+        "precision": "fp32",
     }
+
+
+def test_what_runs_the_graph_is_told(client: httpx.Client) -> None:
+    figures = Figures.of(client)
+
+    plan = client.get("/models/affine").json()["plan"]
+    wanted = set(plan["nodes_by_provider"].items())
+    told = {
+        (dict(labels)["provider"], value)
+        for (name, labels), value in figures.samples.items()
+        if name == "modelport_model_nodes"
+    }
+    assert told == wanted != set()
+
+
+def test_a_single_process_is_one_worker(client: httpx.Client) -> None:
+    figures = Figures.of(client)
+
+    assert figures.total("modelport_workers") == 1
+    assert figures.total("modelport_workers_alive") == 1
+    assert figures.labels("modelport_worker_restarts_total") == [{}]
+    assert figures.total("modelport_worker_restarts_total") == 0
+
+
+def test_a_provider_that_does_not_serve_is_told() -> None:
+    @dataclass(frozen=True)
+    class Rejection:
+        provider: str
+        device: str
+
+    metrics = Metrics()
+    metrics.add(metrics.figures("a", 1), lambda: 0, {}, rejected=[Rejection("Warp", "gpu")])
+
+    families = text_string_to_metric_families(expose(metrics.snapshot()).decode())
+
+    told = [s for f in families for s in f.samples if s.name == "modelport_provider_rejected"]
+    assert [(s.labels, s.value) for s in told] == [
+        ({"model": "a", "version": "1", "provider": "Warp", "device": "gpu"}, 1.0)
+    ]
+
+
+def test_reloads_and_pins_are_told() -> None:
+    metrics = Metrics()
+    metrics.reloads["a", "ok"] += 2
+    metrics.pin_problems = lambda: ["b"]
+
+    text = expose(metrics.snapshot()).decode()
+
+    assert 'modelport_reloads_total{model="a",outcome="ok"} 2.0' in text
+    assert 'modelport_pin_problem{model="b"} 1.0' in text
 
 
 def test_a_refused_version_has_no_figures(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Real bundles of the fixture models, published through the store like any other."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +9,16 @@ from typing import Any, Final
 import numpy as np
 
 from app.bundle.golden import Golden, save_golden
-from app.bundle.manifest import GOLDEN_FILE, MODEL_FILE, Batching, Graph, Manifest, Tolerance
+from app.bundle.manifest import (
+    GOLDEN_FILE,
+    MODEL_FILE,
+    Batching,
+    Graph,
+    Manifest,
+    Tolerance,
+    Variant,
+    VariantName,
+)
 from app.bundle.signature import (
     CategoryField,
     ImageField,
@@ -33,6 +42,8 @@ MAX_ROWS: Final = 16
 CREATED_AT: Final = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 FP32: Final = Tolerance(atol=1e-5, rtol=1e-5)
 REDUCED: Final = Tolerance(atol=1e-2, rtol=1e-2)
+#: Of a variant: met by `affine_int8` and `affine_fp16`, which `FP32` refuses.
+ROUGH: Final = Tolerance(atol=0.1, rtol=0.01)
 
 
 @dataclass(frozen=True)
@@ -221,6 +232,7 @@ def make_bundle(
     *,
     model_data: bytes | None = None,
     golden: Golden | None = None,
+    graphs: Mapping[VariantName, bytes] | None = None,
     **overrides: Any,
 ) -> Bundle:
     """Publish the next version of `name` in the repository `root`.
@@ -229,10 +241,25 @@ def make_bundle(
         model: a name of `RECIPES` ("affine", "mixer", "strings", "poison", "conv").
         model_data: other bytes than the fixture's ONNX file.
         golden: other golden rows than the correct ones.
+        graphs: ONNX files of variants, each held to `ROUGH`.
         overrides: attributes of the manifest to replace.
     """
     files = {
         MODEL_FILE: models.model_bytes(model) if model_data is None else model_data,
         GOLDEN_FILE: save_golden(make_golden(model) if golden is None else golden),
     }
+    if graphs:
+        files |= {f"model.{precision}.onnx": data for precision, data in graphs.items()}
+        overrides = {"variants": make_variants(graphs, model)} | overrides
     return publish(root, name, files, lambda v: make_manifest(name, v, model, **overrides))
+
+
+def make_variants(
+    names: Iterable[VariantName], model: str = "affine", **overrides: Any
+) -> dict[VariantName, Variant]:
+    """What a manifest says of variants of a fixture model; `overrides` replace attributes."""
+    tolerances = dict.fromkeys(RECIPES[model]().float_outputs, ROUGH)
+    return {
+        name: Variant(**({"file": f"model.{name}.onnx", "tolerances": tolerances} | overrides))
+        for name in names
+    }

@@ -16,6 +16,8 @@ DATA: Final = Path(__file__).parent.parent / "data"
 AFFINE_WEIGHT: Final = np.array([[0.5, -1.0], [0.25, 2.0], [-0.75, 1.5]], dtype=np.float32)
 AFFINE_BIAS: Final = np.array([0.1, -0.2], dtype=np.float32)
 AFFINE_TOTAL: Final = np.ones((2, 1), dtype=np.float32)
+#: Of the weight in eight bits; no weight is a whole number of steps.
+AFFINE_STEP: Final = np.array(2 / 127, dtype=np.float32)
 
 COLOURS: Final = ("blue", "green", "red")
 PIGMENTS: Final = ("azurite", "malachite", "vermilion")

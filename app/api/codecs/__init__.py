@@ -22,11 +22,13 @@ class Decoded:
     Attributes:
         inputs: named arrays; where the batch axis exists, axis 0 is `rows` long.
         context: what `encode` needs of the request (its id, the outputs it wants).
+        timeout_us: the request's own time limit, where its body names one.
     """
 
     inputs: Tensors
     rows: int
     context: Mapping[str, Any] = field(default_factory=dict)
+    timeout_us: int | None = None
 
 
 class Codec(Protocol):

@@ -85,7 +85,7 @@ class OipCodec:
             if problem:
                 raise InvalidTensor(f"input {name!r} {problem}")
         context = {"id": _request_id(document), "outputs": self._wanted(document)}
-        return Decoded(inputs, rows.pop(), context)
+        return Decoded(inputs, rows.pop(), context, _timeout_us(document))
 
     def _spec(self, name: Any, seen: Mapping[str, Array]) -> TensorSpec:
         if type(name) is not str:
@@ -181,6 +181,16 @@ def _request_id(document: Mapping[str, Any]) -> str | None:
     value = document.get("id")
     if value is not None and (type(value) is not str or len(value) > _MAX_ID_CHARACTERS):
         raise MalformedBody(f"'id' must be a string of at most {_MAX_ID_CHARACTERS} characters")
+    return value
+
+
+def _timeout_us(document: Mapping[str, Any]) -> int | None:
+    parameters = document.get("parameters")
+    if not parameters or "timeout" not in parameters:
+        return None
+    value = parameters["timeout"]
+    if type(value) is not int or value < 1:
+        raise MalformedBody("parameter 'timeout' must be a whole number of microseconds from 1")
     return value
 
 

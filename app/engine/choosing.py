@@ -1,0 +1,75 @@
+"""Which configuration and which candidate serve. Pure: verdicts in, a choice out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from app.engine.calibration import WORTHWHILE
+from app.engine.plan import Cost
+from app.engine.verdict import Verdict
+
+#: About what handing a run to a thread and its result back costs.
+INLINE_BELOW_MS: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How runs are made: `instances` at a time, each of at most `rows` by so many threads."""
+
+    intra_op_threads: int
+    instances: int
+    rows: int
+    #: Rows a second when all instances are busy; None where nothing was measured.
+    rows_per_s: float | None
+
+
+def configuration(costs: Sequence[Cost], cores: int, max_rows: int) -> Configuration:
+    """The shape with the most rows a second, and the smallest batch within 5 % of its best.
+
+    Costs were measured with the preferred shape first; another must be clearly faster.
+    """
+    best: Cost | None = None
+    for shape in dict.fromkeys(cost.shape for cost in costs):
+        own = [cost for cost in costs if cost.shape == shape]
+        most = max(cost.rows_per_s for cost in own)
+        found = min(
+            (cost for cost in own if cost.rows_per_s * WORTHWHILE >= most), key=lambda c: c.rows
+        )
+        if best is None or found.rows_per_s > best.rows_per_s * WORTHWHILE:
+            best = found
+    if best is None:
+        return Configuration(1, cores, max_rows, None)
+    return Configuration(best.intra_op_threads, best.instances, best.rows, best.rows_per_s)
+
+
+def inline_rows(costs: Iterable[Cost], chosen: Configuration) -> int:
+    """Largest batch whose run is cheaper than handing it to a thread; 0 for none."""
+    shape = (chosen.intra_op_threads, chosen.instances)
+    cheap = [
+        cost.rows
+        for cost in costs
+        if cost.shape == shape and cost.rows <= chosen.rows and cost.run_ms < INLINE_BELOW_MS
+    ]
+    return max(cheap, default=0) if chosen.intra_op_threads == 1 else 0
+
+
+def fastest_first(verdicts: Sequence[Verdict], cores: int, max_rows: int) -> list[Verdict]:
+    """The accepted verdicts; one goes before those of better rank only if it is clearly faster.
+
+    Args:
+        verdicts: best rank first. Without a measured cost the rank alone counts.
+    """
+    order: list[Verdict] = []
+    left = [verdict for verdict in verdicts if verdict.accepted]
+    while left:
+        best = left[0]
+        for other in left[1:]:
+            if _rate(other, cores, max_rows) > _rate(best, cores, max_rows) * WORTHWHILE:
+                best = other
+        order.append(best)
+        left.remove(best)
+    return order
+
+
+def _rate(verdict: Verdict, cores: int, max_rows: int) -> float:
+    return configuration(verdict.costs, cores, max_rows).rows_per_s or 0.0

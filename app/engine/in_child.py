@@ -1,0 +1,72 @@
+"""`python -m app.engine.in_child`: does one job in a process of its own and tells how it went."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, TypeAdapter
+
+from app.engine import providers
+from app.engine.trial import TrialJob, try_out
+
+Tell = Callable[[str], None]
+
+#: Serving goes first.
+_BACKGROUND_NICE: Final = 19
+
+
+class DiscoveryJob(BaseModel):
+    """Load one plug-in package and list its devices."""
+
+    job: Literal["discover"] = "discover"
+    package: str
+
+
+def main() -> None:
+    """Read a job from stdin, and tell stages and the result on the given descriptor."""
+    tell_fd, timeout_s = int(sys.argv[1]), float(sys.argv[2])
+    # Whatever hangs, even with the interpreter's lock held: the kernel ends this process.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s + 1.0)
+
+    def tell(**message: object) -> None:
+        os.write(tell_fd, json.dumps(message).encode() + b"\n")
+
+    job: Mapping[str, Any] = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    result = _do(job, lambda stage: tell(stage=stage))
+    data = json.dumps({"result": result}).encode() + b"\n"
+    while data:
+        data = data[os.write(tell_fd, data) :]
+    # Libraries may crash when they are unloaded; the result is out.
+    os._exit(0)
+
+
+def _do(job: Mapping[str, Any], tell: Tell) -> Any:
+    if job["job"] == "discover":
+        wanted = DiscoveryJob.model_validate(job).package
+        tell("loading its library")
+        packages = [p for p in providers.installed() if providers.normal_name(p) == wanted]
+        found = providers.discover(distributions=packages)
+        plugged = [c for c in found.candidates if c.library is not None]
+        return TypeAdapter(providers.Discovery).dump_python(
+            providers.Discovery(tuple(plugged), found.problems), mode="json"
+        )
+    trial = TrialJob.model_validate(job)
+    if trial.background:
+        os.nice(_BACKGROUND_NICE)
+    return try_out(trial, tell=tell).model_dump(mode="json")
+
+
+def _end_with_parent() -> None:
+    """The parent holds the other end of stdin until it has the result or has died."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

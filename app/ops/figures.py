@@ -1,0 +1,94 @@
+"""What is recorded of one loaded version: plain numbers, no formatting.
+
+Everything is recorded on the event loop's thread.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+#: 25 µs to 25 s, three steps a decade.
+LATENCY_BOUNDS_S: Final = tuple(
+    factor * 10.0**power for power in range(-5, 2) for factor in (2.5, 5.0, 10.0)
+)[:19]
+LAG_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+ROWS_BOUNDS: Final = tuple(float(2**power) for power in range(13))
+
+
+class Histogram:
+    """Counts of values by upper bound, and their sum."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    @property
+    def count(self) -> int:
+        return sum(self._counts)
+
+    @property
+    def sum(self) -> float:
+        return self._sum
+
+    def state(self) -> tuple[float, ...]:
+        """A copy: the sum, then the count of each bucket, the last of them without a bound."""
+        return (self._sum, *self._counts)
+
+
+def latency_histogram() -> Histogram:
+    return Histogram(LATENCY_BOUNDS_S)
+
+
+class Rejected(Protocol):
+    """An execution provider that does not serve a model; `device` is empty for one not here."""
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+
+@dataclass
+class ModelMetrics:
+    """Figures of one version; it observes the batcher."""
+
+    name: str
+    version: str
+    decode_s: Histogram = field(default_factory=latency_histogram)
+    queue_s: Histogram = field(default_factory=latency_histogram)
+    run_s: Histogram = field(default_factory=latency_histogram)
+    encode_s: Histogram = field(default_factory=latency_histogram)
+    batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS_BOUNDS))
+    #: How many models record here: two while one replaces another of the same number.
+    loaded: int = 0
+    #: What follows describes the version as it is loaded now.
+    queued_rows: Callable[[], int] = lambda: 0
+    info: Mapping[str, str] = field(default_factory=dict)
+    #: Graph nodes by execution provider.
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    rejected: Sequence[Rejected] = ()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.name, self.version)
+
+    def batch(self, rows: int, waits_s: Sequence[float], run_s: float) -> None:
+        self.batch_rows.observe(rows)
+        self.run_s.observe(run_s)
+        for wait_s in waits_s:
+            self.queue_s.observe(wait_s)
+
+    def stages(self) -> Iterable[tuple[str, Histogram]]:
+        yield "decode", self.decode_s
+        yield "queue", self.queue_s
+        yield "run", self.run_s
+        yield "encode", self.encode_s

@@ -1,0 +1,56 @@
+"""Bundles proved and opened in this process, which is quicker than in a child."""
+
+from typing import Any
+
+from app.bundle.store import Bundle
+from app.engine.evidence import check_evidence
+from app.engine.proof import (
+    IsCancelled,
+    ProofOptions,
+    ProofRequest,
+    Proved,
+    Prover,
+    TryOut,
+    WantedPrecision,
+)
+from app.engine.ranking import Ranking
+from app.engine.session import Session
+from app.engine.trial import OpenSession, TrialJob, try_out
+from app.engine.verdict import Verdict
+
+
+def trying_here(open_session: OpenSession = Session.open) -> TryOut:
+    """A trial in this process, of sessions that are opened so."""
+
+    def trial(job: TrialJob, timeout_s: float, cancelled: IsCancelled) -> Verdict:
+        return try_out(job, open_session)
+
+    return trial
+
+
+def prove(
+    bundle: Bundle,
+    ranking: Ranking,
+    cores: int = 1,
+    *,
+    open_session: OpenSession = Session.open,
+    trial: TryOut | None = None,
+    budget_ms: int = 0,
+    precision: WantedPrecision = "fp32",
+    **options: Any,
+) -> Proved:
+    """The best candidate of the ranking that gives the golden answers.
+
+    Args:
+        open_session: opens the sessions of the trials and the one that serves.
+        trial: instead of one in this process.
+        options: the other arguments of `Prover`.
+    """
+    check_evidence(bundle)
+    prover = Prover(
+        ProofOptions(cores, budget_ms),
+        trial or trying_here(open_session),
+        open_session=open_session,
+        **options,
+    )
+    return prover.prove(ProofRequest(bundle, ranking, precision))
