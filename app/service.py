@@ -123,7 +123,7 @@ class Service:
         handler.prepare(model)
         self._figures[model] = figures
         # Whoever drops it last, a request perhaps, frees nothing itself: that may take long.
-        free = weakref.finalize(model, files.put, model._session.close)
+        free = weakref.finalize(model, files.put, model.free)
         free.atexit = False
         return model
 

@@ -6,7 +6,7 @@ models a batch of eight costs more for each row than a batch of one.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +25,12 @@ _CELL_S: Final = 0.02
 WORTHWHILE: Final = 1.05
 #: So many sizes without a gain end the search for a better one.
 _SIZES_WITHOUT_GAIN: Final = 2
-_MOST_INSTANCES_OFF_CPU: Final = 2
+#: What of the budget goes to a first look at everything; the rest decides between those that are
+#: within so much of the best.
+_SWEEP_SHARE: Final = 0.6
+_CLOSE: Final = 1.15
+_ROUNDS: Final = 6
+INSTANCES_OFF_CPU: Final = 2
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ class Calibration:
     def shapes(self) -> list[tuple[int, int]]:
         """Threads × instances that use all cores, the one that is best for most models first."""
         if self.device != "cpu":
-            return [(1, n) for n in range(1, min(self.cores, _MOST_INSTANCES_OFF_CPU) + 1)]
+            every = [(1, n) for n in range(1, min(self.cores, INSTANCES_OFF_CPU) + 1)]
+            return every[:1] if self.background else every
         threads = [t for t in range(1, self.cores + 1) if self.cores % t == 0]
         every = [(t, self.cores // t) for t in (1, *sorted(threads[1:], reverse=True))]
         return every[:1] if self.background else every
@@ -77,22 +83,41 @@ def calibrate(
     Raises:
         EngineError: a run failed.
     """
-    ends_s = clock() + task.budget_s
+    started_s = clock()
+    sweep_ends_s = started_s + task.budget_s * _SWEEP_SHARE
     shapes = task.shapes()
-    costs: list[Cost] = []
-    for index, (threads, instances) in enumerate(shapes):
-        left_s = ends_s - clock()
-        if costs and left_s <= 0:
-            break
-        with ExitStack() as stack:
+    benches: list[_Bench] = []
+    with ExitStack() as stack:
+        for index, (threads, instances) in enumerate(shapes):
+            left_s = sweep_ends_s - clock()
+            if benches and left_s <= 0:
+                break
             own = session
             if threads != 1:
                 own = open_session(threads)
                 stack.callback(own.close)
             pool = stack.enter_context(ThreadPoolExecutor(instances))
             bench = _Bench(own, inputs, (threads, instances), pool, clock)
-            costs += bench.sweep(task.sizes, clock() + left_s / (len(shapes) - index))
-    return tuple(costs)
+            bench.sweep(task.sizes, clock() + left_s / (len(shapes) - index))
+            benches.append(bench)
+        _look_again(benches, clock, started_s + task.budget_s)
+    return tuple(cost for bench in benches for cost in bench.costs(task.sizes))
+
+
+def _look_again(benches: Sequence["_Bench"], clock: Callable[[], float], ends_s: float) -> None:
+    """Measure those that are nearly the best once more, in turns, so that whatever else the machine
+    does meanwhile happens to all of them."""
+    cells = [(bench, cost) for bench in benches for cost in bench.measured()]
+    best = max(cost.rows_per_s for _, cost in cells)
+    close = [(bench, cost) for bench, cost in cells if cost.rows_per_s * _CLOSE >= best]
+    if len(close) < 2:
+        return
+    for _ in range(_ROUNDS):
+        for bench, cost in close:
+            left_s = ends_s - clock()
+            if left_s < cost.run_ms / 1e3 * _LEAST_REPEATS:
+                return
+            bench.repeat(cost.rows, cost.run_ms / 1e3, left_s)
 
 
 class _Bench:
@@ -111,29 +136,59 @@ class _Bench:
         self._threads, self._instances = shape
         self._pool = pool
         self._clock = clock
+        #: Seconds of each run, by rows.
+        self._times_s: dict[int, list[float]] = {}
 
-    def sweep(self, sizes: Sequence[int], ends_s: float) -> Iterator[Cost]:
-        """A cost for each size; where more rows stopped paying or the time ran out, continued."""
-        best = last = None
-        without_gain = 0
+    def sweep(self, sizes: Sequence[int], ends_s: float) -> None:
+        """Measure one size after the other, until more rows stop paying or the time is over."""
+        best_per_s, without_gain = 0.0, 0
+        last: Cost | None = None
         for rows in sizes:
-            if last is not None and (
-                without_gain >= _SIZES_WITHOUT_GAIN or not self._fits(last, rows, ends_s)
-            ):
-                yield self._cost(rows, last.run_ms * rows / last.rows, extrapolated=True)
-                continue
-            last = self._cost(rows, self._measure(rows, ends_s) * 1e3)
-            yield last
-            if best is None or last.rows_per_s > best.rows_per_s * WORTHWHILE:
-                best, without_gain = last, 0
+            if last is not None and not self._fits(last, rows, ends_s):
+                return
+            warm_s = max(self._all(self._inputs(rows), 1))
+            self.repeat(rows, warm_s, ends_s - self._clock())
+            last = self._cost(rows)
+            if last.rows_per_s > best_per_s * WORTHWHILE:
+                best_per_s, without_gain = last.rows_per_s, 0
             else:
                 without_gain += 1
+            if without_gain == _SIZES_WITHOUT_GAIN:
+                return
 
     def _fits(self, last: Cost, rows: int, ends_s: float) -> bool:
         run_s = last.run_ms / 1e3 * rows / last.rows
         return self._clock() + run_s * (1 + _LEAST_REPEATS) <= ends_s
 
-    def _cost(self, rows: int, run_ms: float, *, extrapolated: bool = False) -> Cost:
+    def repeat(self, rows: int, run_s: float, left_s: float) -> None:
+        """Time some runs more, while all instances are busy; at least one."""
+        affordable = int(max(0.0, left_s) / max(run_s, 1e-6))
+        wanted = max(int(_CELL_S / max(run_s, 1e-6)), _LEAST_REPEATS)
+        repeats = max(1, min(wanted, _MOST_REPEATS, affordable))
+        self._times_s.setdefault(rows, []).extend(self._all(self._inputs(rows), repeats))
+
+    def measured(self) -> list[Cost]:
+        return [self._cost(rows) for rows in self._times_s]
+
+    def costs(self, sizes: Sequence[int]) -> list[Cost]:
+        """A cost for each size; those that were not measured continue the last in proportion."""
+        found = self.measured()
+        last = found[-1]
+        return found + [
+            self._priced(rows, last.run_ms * rows / last.rows, extrapolated=True)
+            for rows in sizes
+            if rows not in self._times_s
+        ]
+
+    def _cost(self, rows: int) -> Cost:
+        """Whatever else the machine does only adds time: the lower quartile counts."""
+        times = self._times_s[rows]
+        quartile = (
+            statistics.quantiles(times, n=4, method="inclusive")[0] if times[1:] else times[0]
+        )
+        return self._priced(rows, quartile * 1e3)
+
+    def _priced(self, rows: int, run_ms: float, *, extrapolated: bool = False) -> Cost:
         return Cost(
             rows=rows,
             intra_op_threads=self._threads,
@@ -141,18 +196,6 @@ class _Bench:
             run_ms=float(f"{max(run_ms, 1e-6):.4g}"),
             extrapolated=extrapolated,
         )
-
-    def _measure(self, rows: int, ends_s: float) -> float:
-        """Seconds of one run, while all instances are busy."""
-        inputs = self._inputs(rows)
-        warm_s = max(self._all(inputs, 1))
-        left_s = max(0.0, ends_s - self._clock())
-        affordable = int(left_s / max(warm_s, 1e-6))
-        wanted = int(_CELL_S / max(warm_s, 1e-6))
-        repeats = max(1, min(max(wanted, _LEAST_REPEATS), _MOST_REPEATS, affordable))
-        times = self._all(inputs, repeats)
-        # Whatever else the machine does only adds time.
-        return statistics.quantiles(times, n=4, method="inclusive")[0] if times[1:] else times[0]
 
     def _all(self, inputs: Tensors, repeats: int) -> list[float]:
         futures: list[Future[list[float]]] = [

@@ -39,7 +39,6 @@ class KnownDevice:
 
     Attributes:
         options: the provider's own, where ONNX Runtime's defaults are not best for a server.
-        session_config: of the session that is opened on it.
         memory_pattern: whether the session may plan its memory ahead; some providers cannot.
         trial_s: time to open a model and run the golden rows; compilers take minutes.
     """
@@ -47,7 +46,6 @@ class KnownDevice:
     device: DeviceKind
     rank: int
     options: Mapping[str, str] = field(default_factory=dict)
-    session_config: Mapping[str, str] = field(default_factory=dict)
     memory_pattern: bool = True
     trial_s: float = 60.0
 
@@ -58,8 +56,7 @@ _TENSORRT_TRIAL_S: Final = 900.0
 
 #: TensorRT is behind CUDA: it builds its engines for minutes before the first answer.
 KNOWN: Final[Mapping[str, tuple[KnownDevice, ...]]] = {
-    # Numbers next to zero are slow on a CPU, up to a hundred times, and change no answer.
-    CPU_PROVIDER: (KnownDevice("cpu", 0, session_config={"session.set_denormal_as_zero": "1"}),),
+    CPU_PROVIDER: (KnownDevice("cpu", 0),),
     "CUDAExecutionProvider": (
         KnownDevice(
             "gpu",

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
-from app.engine.calibration import WORTHWHILE
+from app.engine.calibration import INSTANCES_OFF_CPU, WORTHWHILE
+from app.engine.candidates import DeviceKind
 from app.engine.plan import Cost
 from app.engine.verdict import Verdict
 
@@ -23,10 +25,13 @@ class Configuration:
     rows_per_s: float | None
 
 
-def configuration(costs: Sequence[Cost], cores: int, max_rows: int) -> Configuration:
+def configuration(
+    costs: Sequence[Cost], cores: int, max_rows: int, device: DeviceKind = "cpu"
+) -> Configuration:
     """The shape with the most rows a second, and the smallest batch within 5 % of its best.
 
-    Costs were measured with the preferred shape first; another must be clearly faster.
+    Costs were measured with the preferred shape first; another must be clearly faster. Where there
+    are none it is what is usual: one-thread runs on every core of a CPU, few runs elsewhere.
     """
     best: Cost | None = None
     for shape in dict.fromkeys(cost.shape for cost in costs):
@@ -38,19 +43,21 @@ def configuration(costs: Sequence[Cost], cores: int, max_rows: int) -> Configura
         if best is None or found.rows_per_s > best.rows_per_s * WORTHWHILE:
             best = found
     if best is None:
-        return Configuration(1, cores, max_rows, None)
+        instances = cores if device == "cpu" else min(cores, INSTANCES_OFF_CPU)
+        return Configuration(1, instances, max_rows, None)
     return Configuration(best.intra_op_threads, best.instances, best.rows, best.rows_per_s)
 
 
 def inline_rows(costs: Iterable[Cost], chosen: Configuration) -> int:
     """Largest batch whose run is cheaper than handing it to a thread; 0 for none."""
     shape = (chosen.intra_op_threads, chosen.instances)
-    cheap = [
-        cost.rows
-        for cost in costs
-        if cost.shape == shape and cost.rows <= chosen.rows and cost.run_ms < INLINE_BELOW_MS
-    ]
-    return max(cheap, default=0) if chosen.intra_op_threads == 1 else 0
+    own = sorted((c for c in costs if c.shape == shape and c.rows <= chosen.rows), key=_rows)
+    cheap = list(takewhile(lambda cost: cost.run_ms < INLINE_BELOW_MS, own))
+    return cheap[-1].rows if cheap and chosen.intra_op_threads == 1 else 0
+
+
+def _rows(cost: Cost) -> int:
+    return cost.rows
 
 
 def fastest_first(verdicts: Sequence[Verdict], cores: int, max_rows: int) -> list[Verdict]:

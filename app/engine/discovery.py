@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from app.engine import providers
 from app.engine.child import run_job
@@ -38,10 +38,13 @@ def discover_apart(run: RunJob = run_job, timeout_s: float = _PACKAGE_TIMEOUT_S)
         name = providers.normal_name(package)
         try:
             told = run(DiscoveryJob(package=name).model_dump(), timeout_s)
+            found = _DISCOVERY.validate_python(told)
         except EngineError as error:
             problems.append(Problem(name, f"cannot be loaded: {error}"))
             continue
-        found = _DISCOVERY.validate_python(told)
+        except ValidationError:
+            problems.append(Problem(name, "cannot be loaded: told nonsense"))
+            continue
         candidates += found.candidates
         problems += found.problems
     plugged = {candidate.provider for candidate in candidates if candidate.library is not None}

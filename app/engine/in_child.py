@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
@@ -38,7 +39,11 @@ def main() -> None:
 
     job: Mapping[str, Any] = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    result = _do(job, lambda stage: tell(stage=stage))
+    try:
+        result = _do(job, lambda stage: tell(stage=stage))
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
     data = json.dumps({"result": result}).encode() + b"\n"
     while data:
         data = data[os.write(tell_fd, data) :]
@@ -64,7 +69,8 @@ def _do(job: Mapping[str, Any], tell: Tell) -> Any:
 
 def _end_with_parent() -> None:
     """The parent holds the other end of stdin until it has the result or has died."""
-    sys.stdin.buffer.read()
+    # Not by `sys.stdin`, whose lock the interpreter wants when it ends.
+    os.read(sys.stdin.fileno(), 1)
     os._exit(1)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,7 @@ from app.bundle.store import Bundle
 from app.bundle.tensors import Array, Tensors, take_rows
 from app.engine.admission import QUEUE_BYTES, BatcherLimits
 from app.engine.batcher import Batcher, Observer, Part
-from app.engine.evidence import check_evidence
-from app.engine.proof import ProofOptions, ProofRequest, Proved, Prover, try_here
-from app.engine.ranking import Ranking
+from app.engine.proof import Proved
 from app.engine.session import Session
 from app.engine.waiting import Done, Entry
 from app.engine.workers import Workers
@@ -45,7 +43,7 @@ class Pending:
 
 
 class Model:
-    """One version, open and proved. Made by `Model.open`, closed by whoever opened it."""
+    """One version, open and proved. Made by `app.engine.opener`, closed by its owner."""
 
     def __init__(
         self,
@@ -92,29 +90,10 @@ class Model:
             measured_s=plan.run_s,
         )
 
-    @classmethod
-    def open(
-        cls,
-        bundle: Bundle,
-        ranking: Ranking,
-        workers: Workers,
-        limits: ModelLimits,
-        observer: Observer | None = None,
-    ) -> "Model":
-        """Verify every file, prove an execution provider, and get ready to serve. Blocks.
-
-        Raises:
-            BundleError: the files are not what was published.
-            ProofFailed: no provider gave the golden answers.
-        """
-        check_evidence(bundle)
-        prover = Prover(ProofOptions(cores=workers.slots, budget_ms=0), trial=try_here)
-        proved = prover.prove(ProofRequest(bundle, ranking))
-        try:
-            return cls(bundle, proved, workers, limits, observer)
-        except Exception:
-            proved.session.close()
-            raise
+    @property
+    def free(self) -> Callable[[], None]:
+        """Frees the session, which may take long; holds on to that, but not to the model."""
+        return self._session.close
 
     @property
     def name(self) -> str:

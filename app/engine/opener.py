@@ -10,8 +10,9 @@ from app.engine.batcher import Observer
 from app.engine.discovery import discover_apart
 from app.engine.evidence import check_evidence
 from app.engine.model import Model, ModelLimits
+from app.engine.planmaking import ProofRequest, WantedPrecision
 from app.engine.plans import load_plans
-from app.engine.proof import ProofOptions, ProofRequest, Proved, Prover, WantedPrecision
+from app.engine.proof import ProofOptions, Proved, Prover
 from app.engine.ranking import Ranking, rank
 from app.engine.verdicts import Verdicts
 from app.engine.workers import Workers
@@ -72,7 +73,8 @@ class BundleProver:
         )
         self._found = discover_apart()
         for problem in self._found.problems:
-            logger.warning("execution provider", extra={"problem": problem.reason})
+            extra = {"package": problem.source, "problem": problem.reason}
+            logger.warning("execution provider", extra=extra)
         for model, request in (("", options.request), *options.by_model.items()):
             self._warn_of_absent(model, request)
 

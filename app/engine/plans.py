@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -54,4 +55,6 @@ def save_plans(path: Path, plans: Mapping[str, Plan]) -> None:
         draft.write_text(PlanFile(plans=plans).model_dump_json(indent=1) + "\n")
         draft.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
         raise SettingsError(f"the plans cannot be written: {error.strerror}") from None

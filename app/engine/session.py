@@ -161,10 +161,8 @@ def _session_options(candidate: Candidate, intra_op_threads: int) -> Any:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     # Failures are raised, and logged by us; stderr would hold each a second time, with inputs.
     options.log_severity_level = _FATAL_ONLY
-    known = known_device(candidate)
-    options.enable_mem_pattern = known.memory_pattern
+    options.enable_mem_pattern = known_device(candidate).memory_pattern
     for key, value in (
-        *known.session_config.items(),
         ("session.intra_op.allow_spinning", "0"),
         ("session.inter_op.allow_spinning", "0"),
         ("session.record_ep_graph_assignment_info", "1"),

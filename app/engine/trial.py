@@ -17,11 +17,11 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from app.bundle.golden import Comparison, Golden, replay
+from app.bundle.golden import Comparison, Golden, replay, worse
 from app.bundle.manifest import Manifest, Precision
 from app.bundle.store import open_bundle
 from app.engine.calibration import Calibration, batch_sizes, calibrate
-from app.engine.candidates import CPU_PROVIDER, Candidate
+from app.engine.candidates import CPU_PROVIDER, Candidate, DeviceKind
 from app.engine.choosing import Configuration, configuration
 from app.engine.plan import Cost
 from app.engine.session import Session
@@ -66,8 +66,9 @@ def try_out(
     trial = _Trial(job, open_session, tell)
     try:
         found = trial.run()
+        passing = False
     except (EngineError, BundleError) as error:
-        found = Comparison(None, str(error))
+        found, passing = Comparison(None, str(error)), True
     elapsed_ms = (time.perf_counter() - started) * 1e3
     return Verdict(
         candidate=job.candidate,
@@ -76,11 +77,12 @@ def try_out(
         reason=found.reason,
         max_abs_error=found.max_abs_error,
         nodes_by_provider=trial.nodes,
-        checked_rows=tuple(sorted(trial.checked)),
+        checked_rows=trial.checked,
         proof_ms=round(elapsed_ms - trial.calibration_ms, 3),
         costs=trial.costs,
         calibration_ms=round(trial.calibration_ms, 3),
         background=job.background,
+        passing=passing,
     )
 
 
@@ -92,7 +94,7 @@ class _Trial:
         self._open_session = open_session
         self._tell = tell
         self.nodes: Mapping[str, int] = {}
-        self.checked: list[int] = []
+        self.checked: tuple[int, ...] = ()
         self.costs: tuple[Cost, ...] = ()
         self.calibration_ms = 0.0
 
@@ -112,31 +114,33 @@ class _Trial:
             problem = unfit(session, manifest, job.candidate)
             if problem is not None:
                 return Comparison(None, problem)
-            first, *_ = proof_sizes(manifest, golden.rows, manifest.batching.max_rows)
-            found = self._replay(session, golden, manifest, (first,))
+            found = self._first_look(session, golden, manifest)
             if not found.passed:
                 return found
             if job.budget_ms > 0:
                 self._tell("measuring what runs cost")
                 self._calibrate(session, partial(self._reopen, model), golden, manifest)
-            chosen = configuration_of(manifest, self.costs, job.cores)
-            rest = proof_sizes(manifest, golden.rows, chosen.rows)
-            found = _worse(found, self._replay(session, golden, manifest, rest))
+            chosen = configuration_of(manifest, self.costs, job.cores, job.candidate.device)
+            sizes = proof_sizes(manifest, golden.rows, chosen.rows)
+            self._tell("running the golden rows")
+            found = replay(session.run, golden, manifest, sizes)
+            self.checked = sizes
             if not found.passed or chosen.instances == 1:
                 return found
             self._tell(f"running the golden rows {chosen.instances} at a time")
-            return _worse(found, replay_together(session, golden, manifest, rest, chosen.instances))
+            return worse(found, replay_together(session, golden, manifest, sizes, chosen.instances))
 
     def _reopen(self, model: bytes, threads: int) -> Session:
         return self._open_session(model, self._job.candidate, threads)
 
-    def _replay(
-        self, session: Session, golden: Golden, manifest: Manifest, sizes: Sequence[int]
-    ) -> Comparison:
-        self._tell("running the golden rows")
-        new = [size for size in sizes if size not in self.checked]
-        self.checked += new
-        return replay(session.run, golden, manifest, new)
+    def _first_look(self, session: Session, golden: Golden, manifest: Manifest) -> Comparison:
+        """One small batch, before time is spent on measuring; labels are judged over all rows."""
+        self._tell("running the first golden rows")
+        size, *_ = proof_sizes(manifest, golden.rows, manifest.batching.max_rows)
+        if manifest.agreement < 1:
+            manifest = manifest.model_copy(update={"agreement": 0.0})
+        self.checked = (size,)
+        return replay(session.run, golden.tiled(size), manifest, (size,))
 
     def _calibrate(
         self,
@@ -170,12 +174,12 @@ def replay_together(
     def again() -> Comparison:
         found = replay(session.run, golden, manifest, sizes)
         while found.passed and time.perf_counter() < ends_s:
-            found = _worse(found, replay(session.run, golden, manifest, sizes))
+            found = worse(found, replay(session.run, golden, manifest, sizes))
         return found
 
     with ThreadPoolExecutor(instances) as pool:
         results = [future.result() for future in [pool.submit(again) for _ in range(instances)]]
-    worst = reduce(_worse, results)
+    worst = reduce(worse, results)
     if worst.passed:
         return worst
     return replace(worst, reason=f"{instances} runs at a time: {worst.reason}")
@@ -187,10 +191,13 @@ def rows_vary(manifest: Manifest) -> bool:
     return manifest.batching.row_independent and not fixed
 
 
-def configuration_of(manifest: Manifest, costs: Sequence[Cost], cores: int) -> Configuration:
+def configuration_of(
+    manifest: Manifest, costs: Sequence[Cost], cores: int, device: DeviceKind
+) -> Configuration:
     """How runs are made; where the number of rows is not ours to choose, cost limits it not."""
-    chosen = configuration(costs, cores, manifest.batching.max_rows)
-    return chosen if rows_vary(manifest) else replace(chosen, rows=manifest.batching.max_rows)
+    max_rows = manifest.batching.max_rows
+    chosen = configuration(costs, cores, max_rows, device)
+    return chosen if rows_vary(manifest) else replace(chosen, rows=max_rows)
 
 
 def proof_sizes(manifest: Manifest, golden_rows: int, max_rows: int) -> tuple[int, ...]:
@@ -219,13 +226,3 @@ def unfit(session: Session, manifest: Manifest, candidate: Candidate) -> str | N
     if candidate.provider == CPU_PROVIDER or nodes.get(candidate.provider, 0) > 0:
         return None
     return "runs no node of this model" if nodes else "does not tell which nodes it runs"
-
-
-def _worse(one: Comparison, other: Comparison) -> Comparison:
-    """The stricter verdict of two replays, with the larger error of each output."""
-    errors = {
-        name: max(one.max_abs_error.get(name, 0.0), other.max_abs_error.get(name, 0.0))
-        for name in {**one.max_abs_error, **other.max_abs_error}
-    }
-    chosen = one if not one.passed or (other.passed and one.numeric_class == "reduced") else other
-    return Comparison(chosen.numeric_class, chosen.reason, errors)

@@ -12,7 +12,7 @@ from app.engine.plan import Cost
 class Verdict(BaseModel):
     """Whether a candidate gave the golden answers, and what its runs cost."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     candidate: Candidate
     precision: Precision = "fp32"
@@ -31,6 +31,8 @@ class Verdict(BaseModel):
     background: bool = False
     #: It crashed, hung, or could not be tried: that may be otherwise another time.
     passing: bool = False
+    #: Not even tried: that says nothing of the candidate.
+    tried: bool = True
     #: Comes from an earlier trial.
     kept: bool = False
 

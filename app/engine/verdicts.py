@@ -58,6 +58,9 @@ class Verdicts:
         return None if too_old or too_rough else verdict
 
     def keep(self, job: TrialJob, verdict: Verdict) -> None:
+        """Keep a verdict, if it says something of the candidate and not of a busy machine."""
+        if not verdict.tried or (verdict.passing and job.background):
+            return
         path = self._path(job)
         draft = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         try:
@@ -71,8 +74,11 @@ class Verdicts:
             self._complain(error)
 
     @contextmanager
-    def turn(self, job: TrialJob, timeout_s: float) -> Iterator[None]:
-        """While this lasts no other process tries the same; after `timeout_s` it goes on anyway."""
+    def turn(
+        self, job: TrialJob, timeout_s: float, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[None]:
+        """While this lasts no other process tries the same; after `timeout_s`, or where it is not
+        wanted any longer, it goes on anyway."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(
@@ -84,7 +90,7 @@ class Verdicts:
             return
         try:
             ends_s = time.monotonic() + timeout_s
-            while not _locked(descriptor) and time.monotonic() < ends_s:
+            while not _locked(descriptor) and time.monotonic() < ends_s and not cancelled():
                 time.sleep(_LOCK_POLL_S)
             yield
         finally:

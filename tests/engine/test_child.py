@@ -224,11 +224,23 @@ while not os.path.exists({str(pid_file)!r}): time.sleep(0.01)
 
 def ended_by_us(pid_file: Path) -> bool:
     """Whether a process was still there; it is not afterwards."""
-    try:
-        os.kill(int(pid_file.read_text()), signal.SIGKILL)
-    except ProcessLookupError:
-        return False
+    pid = int(pid_file.read_text())
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if not lives(pid):
+            return False
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
     return True
+
+
+def lives(pid: int) -> bool:
+    """One that waits for nobody to take its exit status does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 # Cancelling

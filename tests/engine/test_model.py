@@ -38,6 +38,7 @@ from app.errors import (
 from tests.engine.conftest import HANG_S, on_loop, skip, until
 from tests.support import models
 from tests.support.bundles import MAX_ROWS, RECIPES, make_golden, make_manifest
+from tests.support.opening import open_model as open_here
 from tests.support.opening import prove
 
 BundleOf = Callable[..., Bundle]
@@ -75,7 +76,7 @@ async def open_model(
 ) -> AsyncIterator[Model]:
     workers = Workers(slots, asyncio.get_running_loop())
     try:
-        model = Model.open(bundle, rank([CPU]), workers, limits)
+        model = open_here(bundle, rank([CPU]), workers, limits)
         yield model
         await model.close(HANG_S)
     finally:
@@ -371,7 +372,7 @@ def spoil(bundle: Bundle, file_name: str, data: bytes) -> None:
 
 
 def opening(bundle: Bundle, limits: ModelLimits = LIMITS) -> ModelportError | None:
-    """What `Model.open` refuses the bundle with."""
+    """What opening refuses the bundle with."""
 
     async def attempt() -> ModelportError | None:
         try:

@@ -10,8 +10,9 @@ import pytest
 from app.bundle.store import Bundle
 from app.engine.candidates import CPU_PROVIDER
 from app.engine.plan import Plan
+from app.engine.planmaking import ProofRequest
 from app.engine.plans import load_plans, save_plans
-from app.engine.proof import ProofOptions, ProofRequest, Proved, Prover
+from app.engine.proof import ProofOptions, Proved, Prover
 from app.engine.ranking import Ranking, rank
 from app.errors import SessionFailed, SettingsError
 from tests.engine.fakes import (

@@ -15,7 +15,8 @@ from app.bundle.store import Bundle
 from app.engine.candidates import CPU_PROVIDER, Candidate
 from app.engine.child import Cancelled
 from app.engine.plan import Plan
-from app.engine.proof import ProofOptions, ProofRequest, Proved, Prover, try_here
+from app.engine.planmaking import ProofRequest
+from app.engine.proof import ProofOptions, Proved, Prover
 from app.engine.ranking import Ranking, Rejection, rank
 from app.engine.trial import TrialJob
 from app.engine.verdict import Verdict
@@ -35,7 +36,7 @@ from tests.engine.fakes import (
 )
 from tests.support import models
 from tests.support.bundles import RECIPES, make_golden
-from tests.support.opening import prove
+from tests.support.opening import prove, trying_here
 
 BundleOf = Callable[..., Bundle]
 
@@ -674,7 +675,9 @@ def test_a_version_that_is_removed_meanwhile_is_not_proved(bundle_of: BundleOf) 
 
 def prove_unchecked(bundle: Bundle) -> Proved:
     """As `prove`, but what the bundle's files are is found out in the trial only."""
-    return Prover(ProofOptions(1, budget_ms=0), try_here).prove(ProofRequest(bundle, rank([CPU])))
+    return Prover(ProofOptions(1, budget_ms=0), trying_here()).prove(
+        ProofRequest(bundle, rank([CPU]))
+    )
 
 
 # The evidence

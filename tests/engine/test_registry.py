@@ -25,7 +25,7 @@ from app.errors import (
 )
 from tests.engine.conftest import HANG_S, on_loop
 from tests.engine.following import OpenedModel, following, loaded
-from tests.support import models
+from tests.support import models, opening
 from tests.support.bundles import make_bundle, make_golden
 
 CPU = Candidate(CPU_PROVIDER, "cpu")
@@ -43,7 +43,7 @@ def open_real() -> Iterator[Callable[[Bundle], Model]]:
     opened: list[Model] = []
 
     def open_model(bundle: Bundle) -> Model:
-        model = Model.open(bundle, rank([CPU]), workers, ModelLimits(256, 100))
+        model = opening.open_model(bundle, rank([CPU]), workers, ModelLimits(256, 100))
         opened.append(model)
         return model
 

@@ -8,7 +8,7 @@ import pytest
 from app.bundle.manifest import Tolerance
 from app.bundle.store import Bundle
 from app.engine.candidates import CPU_PROVIDER
-from app.engine.proof import WantedPrecision
+from app.engine.planmaking import WantedPrecision
 from app.engine.ranking import Rejection, rank
 from app.errors import BundleCorrupt, BundleUnsupported, ProofFailed
 from tests.engine.fakes import CPU, CUDA, Trials, right_everywhere

@@ -19,7 +19,8 @@ from app.bundle.store import Bundle
 from app.engine import machine
 from app.engine.candidates import CPU_PROVIDER, Candidate
 from app.engine.child import Cancelled
-from app.engine.proof import ProofOptions, ProofRequest, Proved, Prover
+from app.engine.planmaking import ProofRequest
+from app.engine.proof import ProofOptions, Proved, Prover
 from app.engine.ranking import rank
 from app.engine.trial import TrialJob
 from app.engine.verdict import Verdict
@@ -400,8 +401,10 @@ def test_of_two_processes_one_tries_and_the_other_finds(
 import sys
 from pathlib import Path
 from app.bundle.store import open_bundle
-from app.engine.proof import ProofOptions, ProofRequest, Prover, try_here
+from app.engine.planmaking import ProofRequest
+from app.engine.proof import ProofOptions, Prover
 from app.engine.ranking import rank
+from app.engine.trial import try_out
 from app.engine.verdicts import Verdicts
 from tests.engine.fakes import CPU
 
@@ -409,7 +412,7 @@ def trial(job, timeout_s, cancelled):
     # Both are at it: this one until the other has been started and asks too.
     print("trying", flush=True)
     sys.stdin.readline()
-    return try_here(job, timeout_s, cancelled)
+    return try_out(job)
 
 bundle = open_bundle(Path({str(tmp_path / "affine")!r}), 1)
 kept = Verdicts(Path({str(tmp_path / "cache")!r}))

@@ -3,20 +3,16 @@
 from typing import Any
 
 from app.bundle.store import Bundle
+from app.engine.batcher import Observer
 from app.engine.evidence import check_evidence
-from app.engine.proof import (
-    IsCancelled,
-    ProofOptions,
-    ProofRequest,
-    Proved,
-    Prover,
-    TryOut,
-    WantedPrecision,
-)
+from app.engine.model import Model, ModelLimits
+from app.engine.planmaking import ProofRequest, WantedPrecision
+from app.engine.proof import IsCancelled, ProofOptions, Proved, Prover, TryOut
 from app.engine.ranking import Ranking
 from app.engine.session import Session
 from app.engine.trial import OpenSession, TrialJob, try_out
 from app.engine.verdict import Verdict
+from app.engine.workers import Workers
 
 
 def trying_here(open_session: OpenSession = Session.open) -> TryOut:
@@ -54,3 +50,19 @@ def prove(
         **options,
     )
     return prover.prove(ProofRequest(bundle, ranking, precision))
+
+
+def open_model(
+    bundle: Bundle,
+    ranking: Ranking,
+    workers: Workers,
+    limits: ModelLimits,
+    observer: Observer | None = None,
+) -> Model:
+    """A model on the first candidate that is right, without calibration."""
+    proved = prove(bundle, ranking, workers.slots)
+    try:
+        return Model(bundle, proved, workers, limits, observer)
+    except Exception:
+        proved.session.close()
+        raise
