@@ -73,6 +73,9 @@ async def _run(service: Service, server: "Server", listener: socket.socket, besi
     async with beside(server, service) as ready:
         server.on_ready = ready
         await service.start()
+        # What lives as long as the process need not be looked through again and again.
+        gc.collect()
+        gc.freeze()
         try:
             listener.listen(server.config.backlog)
         except OSError as error:  # another process was quicker since it was bound
@@ -80,9 +83,6 @@ async def _run(service: Service, server: "Server", listener: socket.socket, besi
             raise cannot_listen(service.settings, error) from None
         signal.signal(signal.SIGHUP, server.handle_hangup)
         logger.info("serving", extra=_where(listener, service))
-        # What lives as long as the process need not be looked through again and again.
-        gc.collect()
-        gc.freeze()
         try:
             async with watched(service.metrics.lag_s):
                 await server.serve(sockets=[listener])

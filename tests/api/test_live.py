@@ -18,6 +18,7 @@ import pytest
 from app.api.codecs.instances import InstancesCodec
 from app.api.handler import InferenceRoute, Ticket
 from app.bundle.golden import Golden
+from app.bundle.manifest import Batching
 from app.bundle.pins import remove_pin, write_pin
 from app.bundle.signature import Signature
 from app.errors import Overloaded
@@ -341,7 +342,9 @@ def test_the_end_does_not_wait_for_a_version_that_is_being_proved(tmp_path: Path
     async def scenario() -> None:
         make_bundle(tmp_path, "m")
         async with running(tmp_path, calibration_budget_ms=30_000) as service:
-            make_bundle(tmp_path, "m")
+            # Measuring it up to its largest batch takes seconds.
+            many = Batching(row_independent=True, max_rows=65_536, checked_rows=(1,))
+            make_bundle(tmp_path, "m", "conv", batching=many)
             waiting = asyncio.create_task(service.reloader.reload("m", PATIENCE_S))
             await until(lambda: service.registry.entries["m"].loading == 2)
             service.drain()
