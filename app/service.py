@@ -5,11 +5,13 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from app.api.handler import Handler, HandlerLimits
 from app.bundle.store import Bundle
 from app.engine.background import BackgroundThread
+from app.engine.memory import give_back_freed
 from app.engine.model import Model, ModelLimits
 from app.engine.opener import Opener
 from app.engine.registry import Registry
@@ -123,11 +125,13 @@ class Service:
         handler.prepare(model)
         self._figures[model] = figures
         # Whoever drops it last, a request perhaps, frees nothing itself: that may take long.
-        free = weakref.finalize(model, files.put, model.free)
+        free = weakref.finalize(model, files.put, partial(_free, model.free))
         free.atexit = False
         return model
 
     def _show(self, model: Model) -> None:
+        if self._files is not None:
+            self._files.put(give_back_freed)
         self.metrics.add(
             self._figures.pop(model),
             lambda: model.queued_rows,
@@ -187,6 +191,11 @@ def _handler_limits(settings: Settings) -> HandlerLimits:
     return HandlerLimits(
         settings.max_body_bytes, settings.timeout_ms, settings.pending_body_bytes, own
     )
+
+
+def _free(session: Callable[[], None]) -> None:
+    session()
+    give_back_freed()
 
 
 def _summary(model: Model) -> dict[str, object]:

@@ -63,18 +63,18 @@ async def _measure(
         with serving(root, provider="cpu", cache="off") as server:
             sample = await _load(server, seconds)
             ours.append(sample.good_per_s)
-            rss = server.rss_mib("VmHWM")
+            rss = server.rss_mib("VmRSS")
         for name, rate in raw_rates(model, seconds / 4):
             raw.setdefault(name, []).append(rate)
     with serving(root, provider="cpu", cache="off", plan=forced) as server:
         batch_8 = await _load(server, seconds)
-        rss_8 = server.rss_mib("VmHWM")
+        rss_8 = server.rss_mib("VmRSS")
     by_hand = {name: statistics.median(rates) for name, rates in raw.items()}
     best = max(by_hand, key=lambda name: by_hand[name])
     rate = statistics.median(ours)
     print(f"\nbare ONNX Runtime, rows/s: {_table(by_hand)}")
-    print(f"served at {CONNECTIONS} connections: {rate:.0f} rows/s, at most {rss:.0f} MiB")
-    print(f"forced to batches of 8: {batch_8.good_per_s:.0f} rows/s, at most {rss_8:.0f} MiB")
+    print(f"served at {CONNECTIONS} connections: {rate:.0f} rows/s, {rss:.0f} MiB resident")
+    print(f"forced to batches of 8: {batch_8.good_per_s:.0f} rows/s, {rss_8:.0f} MiB resident")
     print(f"throughput / best by hand ({best}): {rate / by_hand[best]:.3f}")
     print(f"memory / batches of 8: {rss / rss_8:.3f}")
     return {
