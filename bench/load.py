@@ -26,6 +26,8 @@ class Sample:
     at_s: list[float] = field(default_factory=list)
     took_s: list[float] = field(default_factory=list)
     status: list[int] = field(default_factory=list)
+    #: Requests sent again because a connection that had been idle was closed under them.
+    again: int = 0
 
     def note(self, due_s: float, status: int) -> None:
         now = time.monotonic()
@@ -104,7 +106,7 @@ class _Connection(asyncio.Protocol):
             self._answer.set_result(status)
 
     async def ask(self, request: bytes) -> int:
-        if self._transport is None:
+        if self._transport is None or not self.is_open:
             return 0
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
@@ -121,12 +123,20 @@ async def _connect(target: Target) -> _Connection:
     return connection
 
 
-async def _ask(connection: _Connection | None, target: Target) -> tuple[int, _Connection | None]:
+async def _ask(
+    connection: _Connection | None, target: Target, sample: Sample
+) -> tuple[int, _Connection | None]:
     """Status 0 where no answer came; the connection as long as it can be used again."""
     try:
         async with asyncio.timeout(_ANSWER_WITHIN_S):
+            fresh = connection is None
             connection = connection or await _connect(target)
             status = await connection.ask(target.request)
+            if not status and not fresh:
+                # The server may close an idle connection just then; every client sends again.
+                sample.again += 1
+                connection = await _connect(target)
+                status = await connection.ask(target.request)
     except (OSError, TimeoutError):
         return 0, None
     if connection.is_open:
@@ -143,7 +153,7 @@ async def closed_loop(target: Target, connections: int, seconds: float) -> Sampl
     async def client() -> None:
         connection: _Connection | None = None
         while (due_s := time.monotonic()) < ends_s:
-            status, connection = await _ask(connection, target)
+            status, connection = await _ask(connection, target, sample)
             if time.monotonic() <= ends_s:
                 sample.note(due_s, status)
         if connection is not None:
@@ -166,7 +176,7 @@ async def open_loop(
     tasks: set[asyncio.Task[None]] = set()
 
     async def one(due_s: float, to: Target) -> None:
-        status, connection = await _ask(idle.pop() if idle else None, to)
+        status, connection = await _ask(idle.pop() if idle else None, to, sample)
         sample.note(due_s, status)
         if connection is not None:
             idle.append(connection)

@@ -117,8 +117,13 @@ def pictures(rows: int, seed: int = 1) -> "np.ndarray[tuple[int, ...], np.dtype[
     return np.random.default_rng(seed).integers(0, 256, (rows, SIDE, SIDE)).astype(np.uint8)
 
 
-def publish_network(root: Path, name: str, model: bytes, *, broken: bool = False) -> Bundle:
-    """Publish the network; its golden outputs are what the CPU provider gives row by row.
+def publish_network(root: Path, name: str, model: bytes) -> Bundle:
+    """Publish the network; its golden outputs are what the CPU provider gives row by row."""
+    return publish_files(root, name, network_files(model))
+
+
+def network_files(model: bytes, *, broken: bool = False) -> dict[str, bytes]:
+    """The files of a version, but for its manifest.
 
     Args:
         broken: with golden outputs that nothing gives.
@@ -129,14 +134,15 @@ def publish_network(root: Path, name: str, model: bytes, *, broken: bool = False
     pixels = pictures(_GOLDEN_ROWS)
     scores = [session.run(["scores"], {"pixels": pixels[i : i + 1]})[0] for i in range(len(pixels))]
     outputs = {"scores": np.concatenate(scores) + np.float32(0.5 if broken else 0.0)}
-    files = {
-        MODEL_FILE: model,
-        GOLDEN_FILE: save_golden(Golden({"pixels": pixels}, outputs)),
-    }
-    return publish(root, name, files, lambda version: _manifest(name, version, model))
+    return {MODEL_FILE: model, GOLDEN_FILE: save_golden(Golden({"pixels": pixels}, outputs))}
 
 
-def _manifest(name: str, version: int, model: bytes) -> Manifest:
+def publish_files(root: Path, name: str, files: dict[str, bytes]) -> Bundle:
+    nodes = len(onnx.load_model_from_string(files[MODEL_FILE]).graph.node)
+    return publish(root, name, files, lambda version: _manifest(name, version, nodes))
+
+
+def _manifest(name: str, version: int, nodes: int) -> Manifest:
     close = {"scores": Tolerance(atol=1e-4, rtol=1e-3)}
     return Manifest(
         name=name,
@@ -158,9 +164,5 @@ def _manifest(name: str, version: int, model: bytes) -> Manifest:
         ),
         batching=Batching(row_independent=True, max_rows=MAX_ROWS, checked_rows=(1,)),
         tolerances={"fp32": close, "reduced": {"scores": Tolerance(atol=1e-2, rtol=1e-2)}},
-        graph=Graph(opset=20, ir_version=10, domains=("",), node_count=_node_count(model)),
+        graph=Graph(opset=20, ir_version=10, domains=("",), node_count=nodes),
     )
-
-
-def _node_count(model: bytes) -> int:
-    return len(onnx.load_model_from_string(model).graph.node)

@@ -305,8 +305,6 @@ class Ticket:
         """End a request whose body never came whole, or that is not waited for any longer."""
         if self._ended:
             return
-        if self._pending is not None:
-            self._pending.cancel()
         log_failure(error, self._request, self._route, self._model.name)
         self._reply = reply
         answer = error_reply(error, self._request, close=True)
@@ -325,15 +323,19 @@ class Ticket:
         if self._ended:
             return
         self._close()
-        if self._pending is not None:
-            self._pending.cancel()
         self._handler.count(self._route, self._model.name, Cancelled.code)
 
     def _close(self) -> None:
         self._ended = True
         self._handler.release(self._body_bytes)
+        # What waits knows this ticket, and this holds the model: a circle would outlast a swap.
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+        if self._pending is not None:
+            self._pending.cancel()  # does nothing to what has ended
+            self._pending = None
+        self._decoded = None
 
 
 def _drop(reply: Reply) -> None:

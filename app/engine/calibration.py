@@ -7,7 +7,7 @@ models a batch of eight costs more for each row than a batch of one.
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -42,7 +42,7 @@ class Calibration:
         cores: cores that all runs together may use.
         device: where the model runs; only on the CPU do threads of a run matter.
         budget_s: time for all of it; the first cell is always measured.
-        background: other work goes on, so measure one shape only.
+        background: other work goes on, so measure one shape only, by one run at a time.
     """
 
     sizes: Sequence[int]
@@ -97,7 +97,9 @@ def calibrate(
                 own = open_session(threads)
                 stack.callback(own.close)
             pool = stack.enter_context(ThreadPoolExecutor(instances))
-            bench = _Bench(own, inputs, (threads, instances), pool, clock)
+            at_once = 1 if task.background else instances
+            crew = _Crew(pool, at_once, clock)
+            bench = _Bench(own, inputs, (threads, instances), crew)
             bench.sweep(task.sizes, clock() + left_s / (len(shapes) - index))
             benches.append(bench)
         _look_again(benches, clock, started_s + task.budget_s)
@@ -128,14 +130,12 @@ class _Bench:
         session: Session,
         inputs: Callable[[int], Tensors],
         shape: tuple[int, int],
-        pool: ThreadPoolExecutor,
-        clock: Callable[[], float],
+        crew: "_Crew",
     ) -> None:
         self._session = session
         self._inputs = inputs
         self._threads, self._instances = shape
-        self._pool = pool
-        self._clock = clock
+        self._crew = crew
         #: Seconds of each run, by rows.
         self._times_s: dict[int, list[float]] = {}
 
@@ -146,8 +146,8 @@ class _Bench:
         for rows in sizes:
             if last is not None and not self._fits(last, rows, ends_s):
                 return
-            warm_s = max(self._all(self._inputs(rows), 1))
-            self.repeat(rows, warm_s, ends_s - self._clock())
+            warm_s = max(self._times(rows, 1))
+            self.repeat(rows, warm_s, ends_s - self._crew.clock())
             last = self._cost(rows)
             if last.rows_per_s > best_per_s * WORTHWHILE:
                 best_per_s, without_gain = last.rows_per_s, 0
@@ -158,14 +158,17 @@ class _Bench:
 
     def _fits(self, last: Cost, rows: int, ends_s: float) -> bool:
         run_s = last.run_ms / 1e3 * rows / last.rows
-        return self._clock() + run_s * (1 + _LEAST_REPEATS) <= ends_s
+        return self._crew.clock() + run_s * (1 + _LEAST_REPEATS) <= ends_s
 
     def repeat(self, rows: int, run_s: float, left_s: float) -> None:
         """Time some runs more, while all instances are busy; at least one."""
         affordable = int(max(0.0, left_s) / max(run_s, 1e-6))
         wanted = max(int(_CELL_S / max(run_s, 1e-6)), _LEAST_REPEATS)
         repeats = max(1, min(wanted, _MOST_REPEATS, affordable))
-        self._times_s.setdefault(rows, []).extend(self._all(self._inputs(rows), repeats))
+        self._times_s.setdefault(rows, []).extend(self._times(rows, repeats))
+
+    def _times(self, rows: int, repeats: int) -> list[float]:
+        return self._crew.times_s(self._session, self._inputs(rows), repeats)
 
     def measured(self) -> list[Cost]:
         return [self._cost(rows) for rows in self._times_s]
@@ -197,16 +200,25 @@ class _Bench:
             extrapolated=extrapolated,
         )
 
-    def _all(self, inputs: Tensors, repeats: int) -> list[float]:
-        futures: list[Future[list[float]]] = [
-            self._pool.submit(self._times, inputs, repeats) for _ in range(self._instances)
+
+@dataclass(frozen=True)
+class _Crew:
+    """Threads that run at the same time, `at_once` of them, while each times its own runs."""
+
+    pool: ThreadPoolExecutor
+    at_once: int
+    clock: Callable[[], float]
+
+    def times_s(self, session: Session, inputs: Tensors, repeats: int) -> list[float]:
+        futures = [
+            self.pool.submit(self._times, session, inputs, repeats) for _ in range(self.at_once)
         ]
         return [seconds for future in futures for seconds in future.result()]
 
-    def _times(self, inputs: Tensors, repeats: int) -> list[float]:
+    def _times(self, session: Session, inputs: Tensors, repeats: int) -> list[float]:
         times = []
         for _ in range(repeats):
-            started = self._clock()
-            self._session.run(inputs)
-            times.append(self._clock() - started)
+            started = self.clock()
+            session.run(inputs)
+            times.append(self.clock() - started)
         return times

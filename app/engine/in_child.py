@@ -7,17 +7,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
 from app.engine import providers
+from app.engine.priority import step_back
 from app.engine.trial import TrialJob, try_out
 
 Tell = Callable[[str], None]
-
-#: Serving goes first.
-_BACKGROUND_NICE: Final = 19
 
 
 class DiscoveryJob(BaseModel):
@@ -63,7 +61,7 @@ def _do(job: Mapping[str, Any], tell: Tell) -> Any:
         )
     trial = TrialJob.model_validate(job)
     if trial.background:
-        os.nice(_BACKGROUND_NICE)
+        step_back()
     return try_out(trial, tell=tell).model_dump(mode="json")
 
 

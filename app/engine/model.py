@@ -192,11 +192,13 @@ class _Parts:
             if isinstance(outcome, ModelportError):
                 for entry in self.entries:
                     entry.cancel()
+                self.entries.clear()
                 self._done(outcome)
                 return
             self._results[index] = outcome
             self._left -= 1
             if self._left == 0:
+                self.entries.clear()
                 self._done(_joined([part for part in self._results if part is not None]))
 
         return receive

@@ -18,6 +18,7 @@ from app.engine.child import Cancelled, NotStarted, run_job
 from app.engine.choosing import Configuration, fastest_first
 from app.engine.plan import Plan
 from app.engine.planmaking import ProofRequest, make_plan, runs_alike
+from app.engine.priority import stepping_back
 from app.engine.ranking import Choice, Rejection
 from app.engine.session import Session
 from app.engine.trial import OpenSession, TrialJob, configuration_of, proof_sizes, unfit
@@ -207,6 +208,18 @@ class Prover:
         chosen: Configuration,
     ) -> tuple[Session | None, Comparison]:
         """The session that is to serve, or None; and what the golden rows showed."""
+        # A session's own threads would step back with the one that opens it, for good.
+        if request.background and chosen.intra_op_threads == 1:
+            return stepping_back(lambda: self._open_here(request, candidate, precision, chosen))
+        return self._open_here(request, candidate, precision, chosen)
+
+    def _open_here(
+        self,
+        request: ProofRequest,
+        candidate: Candidate,
+        precision: Precision,
+        chosen: Configuration,
+    ) -> tuple[Session | None, Comparison]:
         bundle = request.bundle
         manifest, golden = bundle.manifest.variant(precision), bundle.golden()
         session: Session | None = None

@@ -53,16 +53,24 @@ class Entry:
     def settle(self, outcome: Mapping[str, Array] | ModelportError) -> None:
         if self.settled:
             return
+        done = self.done
         self.forget()
         try:
-            self.done(outcome)
+            done(outcome)
         except Exception:
             logger.exception("a caller's completion callback raised")
 
     def forget(self) -> None:
+        """Let go of the caller, who holds this: nothing is left for the garbage collector."""
         self.settled = True
+        self.done = _nobody
         if self.timer is not None:
             self.timer.cancel()
+            self.timer = None
+
+
+def _nobody(outcome: Mapping[str, Array] | ModelportError) -> None:
+    """Who is told of what is settled already."""
 
 
 @dataclass(eq=False, slots=True)
