@@ -111,6 +111,7 @@ class Service:
         self._reloader = reloader = Reloader(self.registry, repository, hooks, policy)
         await reloader.start()
         self.registry.check(settings.models, settings.require)
+        await files.call(give_back_freed)
         if settings.poll_s:
             reloader.poll(settings.poll_s)
 
@@ -130,8 +131,6 @@ class Service:
         return model
 
     def _show(self, model: Model) -> None:
-        if self._files is not None:
-            self._files.put(give_back_freed)
         self.metrics.add(
             self._figures.pop(model),
             lambda: model.queued_rows,

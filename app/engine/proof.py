@@ -6,6 +6,7 @@ here afterwards replays the golden rows once more before anybody gets it.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,12 +14,14 @@ from pydantic import ValidationError
 
 from app.bundle.golden import Comparison, replay
 from app.bundle.manifest import Precision
+from app.bundle.tensors import Tensors
 from app.engine.candidates import Candidate, known_device
 from app.engine.child import Cancelled, NotStarted, run_job
 from app.engine.choosing import Configuration, fastest_first
+from app.engine.measured import Measured
 from app.engine.plan import Plan
 from app.engine.planmaking import ProofRequest, make_plan, runs_alike
-from app.engine.priority import stepping_back
+from app.engine.priority import step_back, stepping_back
 from app.engine.ranking import Choice, Rejection
 from app.engine.session import Session
 from app.engine.trial import OpenSession, TrialJob, configuration_of, proof_sizes, unfit
@@ -36,6 +39,7 @@ Competitor = tuple[Choice, Precision]
 
 #: Besides its budget: opening sessions with other threads, and the run that is under way.
 _CALIBRATION_EXTRA_S: Final = 30.0
+_WARM_RUNS: Final = 2
 #: What is being served goes first, so a trial beside it takes longer.
 _BACKGROUND_PATIENCE: Final = 4.0
 
@@ -112,6 +116,7 @@ class Prover:
         self._verdicts = verdicts
         self._shipped = shipped or {}
         self._open_session = open_session
+        self._measured = Measured()
 
     def prove(self, request: ProofRequest) -> Proved:
         """Try the candidates, group by group; the fastest that is right serves. Blocks.
@@ -135,6 +140,10 @@ class Prover:
             listed = _listed(search.rejected)
             raise ProofFailed(f"no execution provider gave the golden answers: {listed}")
         return proved
+
+    def remember(self, request: ProofRequest, verdict: Verdict) -> None:
+        """Later versions of the same model may be just like this one."""
+        self._measured.remember(request, verdict)
 
     def heats(self, request: ProofRequest) -> list[list[Competitor]]:
         """Who competes with whom, in order: a heat with a winner ends the search.
@@ -170,6 +179,7 @@ class Prover:
             cores=self._options.cores,
             budget_ms=max(1, budget_ms // share) if budget_ms else 0,
             background=request.background,
+            costs=self._measured.costs_of(request, choice.candidate, precision),
         )
         limit_s = self._limit_s(job)
         kept = self._verdicts
@@ -230,6 +240,8 @@ class Prover:
             sizes = proof_sizes(manifest, golden.rows, chosen.rows)
             found = Comparison(None, problem) if problem else None
             found = found or replay(session.run, golden, manifest, sizes)
+            if found.passed:
+                _warm_up(session, golden.tiled(chosen.rows).inputs, chosen.instances)
         except EngineError as error:
             found = Comparison(None, str(error))
         except BaseException:
@@ -326,8 +338,22 @@ class _Search:
                 continue
             slower = [_rejection(v, "right, but slower") for v in order[place + 1 :]]
             plan = make_plan(request, choice, verdict, chosen, [*self.rejected, *slower])
+            prover.remember(request, verdict)
             return Proved(session, plan)
         return None
+
+
+def _warm_up(session: Session, inputs: Tensors, instances: int) -> None:
+    """As many runs at a time as there will be: the first ones make the session ask for memory,
+    which would hold up requests."""
+
+    def runs() -> None:
+        for _ in range(_WARM_RUNS):
+            session.run(inputs)
+
+    with ThreadPoolExecutor(instances, initializer=step_back) as pool:
+        for done in [pool.submit(runs) for _ in range(instances)]:
+            done.result()
 
 
 def _rejection(verdict: Verdict, reason: str) -> Rejection:

@@ -52,6 +52,8 @@ class TrialJob(BaseModel):
     cores: int
     budget_ms: int
     background: bool = False
+    #: Of a version that is just like this one; nothing is measured then.
+    costs: tuple[Cost, ...] = ()
 
 
 def try_out(
@@ -117,7 +119,9 @@ class _Trial:
             found = self._first_look(session, golden, manifest)
             if not found.passed:
                 return found
-            if job.budget_ms > 0:
+            if job.costs:
+                self.costs = job.costs
+            elif job.budget_ms > 0:
                 self._tell("measuring what runs cost")
                 self._calibrate(session, partial(self._reopen, model), golden, manifest)
             chosen = configuration_of(manifest, self.costs, job.cores, job.candidate.device)

@@ -462,3 +462,24 @@ def test_hot_reload_under_load(soaked: tuple[Path, HttpLoad, str]) -> None:
     assert {1, good[-1]} <= load.versions
     assert figures.total("modelport_requests_total", outcome="ok", route="predict") == load.count
     assert figures.total("modelport_reloads_total", outcome="refused") >= 1
+
+
+def test_a_request_leaves_nothing_for_the_garbage_collector(tmp_path: Path) -> None:
+    """Else a version that was let go would stay until the collector comes round."""
+
+    async def scenario() -> int:
+        make_bundle(tmp_path, "m")
+        async with running(tmp_path) as service, client_of(service) as client:
+            await client.post(PREDICT, json=ROWS)
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(20):
+                    assert (await client.post(PREDICT, json=ROWS)).status_code == 200
+                    assert (await client.post(PREDICT, json={"instances": [{}]})).status_code == 422
+                await asyncio.sleep(0)
+                return sum(isinstance(found, Ticket) for found in gc.get_objects())
+            finally:
+                gc.enable()
+
+    assert asyncio.run(scenario()) == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from app.bundle.golden import Golden
-from app.bundle.manifest import Batching, Tolerance
+from app.bundle.manifest import Batching, Graph, Tolerance
 from app.bundle.store import Bundle
 from app.engine.candidates import CPU_PROVIDER, Candidate
 from app.engine.child import Cancelled
@@ -700,3 +700,40 @@ def test_labels_that_contradict_the_golden_rows_are_refused(
 
     with pytest.raises(BundleCorrupt, match=message):
         prove(bundle, rank([CPU]))
+
+
+# Versions that are just like the one before
+
+
+def like_before(bundle_of: BundleOf, background: bool, **other: Any) -> TrialJob:
+    """The job of a second version's trial."""
+    trials = Trials()
+    prover = Prover(ProofOptions(2, 100), trials, open_session=right_everywhere)
+    prover.prove(ProofRequest(bundle_of("affine"), rank([CPU])))
+
+    second = ProofRequest(bundle_of("affine", **other), rank([CPU]), background=background)
+    prover.prove(second)
+
+    return trials.jobs[-1]
+
+
+def test_a_version_like_the_one_before_takes_over_its_costs(bundle_of: BundleOf) -> None:
+    job = like_before(bundle_of, background=True)
+
+    assert [(cost.rows, cost.run_ms) for cost in job.costs] == [(1, 1.0), (16, 1.0)]
+
+
+def test_at_a_start_every_version_is_measured(bundle_of: BundleOf) -> None:
+    assert like_before(bundle_of, background=False).costs == ()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"batching": Batching(row_independent=True, max_rows=8, checked_rows=(1,))},
+        {"graph": Graph(opset=20, ir_version=10, domains=("",), node_count=99)},
+    ],
+    ids=["batching", "graph"],
+)
+def test_a_version_of_another_kind_is_measured(other: Any, bundle_of: BundleOf) -> None:
+    assert like_before(bundle_of, background=True, **other).costs == ()
