@@ -60,7 +60,7 @@ COPY app ./app
 # compile anew. Python's own modules have none either, so it is made for all that is imported.
 ENV PYTHONPYCACHEPREFIX=/opt/pycache
 RUN PYTHONDONTWRITEBYTECODE='' python -c 'import app.__main__, app.doctor, app.healthcheck, \
-app.pin, app.planning, app.server, app.supervisor, app.engine.in_child, \
+app.pin, app.planning, app.server, app.supervisor, app.engine.proof.in_child, \
 pydantic.v1, uvicorn.loops.auto, uvicorn.loops.uvloop, uvicorn.lifespan.off, \
 uvicorn.protocols.http.httptools_impl, uvicorn.protocols.websockets.auto; \
 from PIL import Image; Image.preinit()'

@@ -74,8 +74,8 @@ test: $(VENV)/.dev  ## set up and run all tests
 test-fast: $(VENV)/.dev  ## the tests that take seconds
 	$(BIN)/python -m pytest -q -x -m "not slow"
 
-test-app: $(APP_VENV)/.test  ## the service's tests, without torch and onnx
-	$(APP_VENV)/bin/python -m pytest -q -m "not training"
+test-app: $(APP_VENV)/.test  ## the service's quicker tests, without torch and onnx
+	$(APP_VENV)/bin/python -m pytest -q -m "not training and not slow"
 
 check: lint types test  ## format, lint, types and all tests
 

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from app.bundle.operators import check_operators
 from app.bundle.store import ModelFolder, open_bundle, scan, verify
 from app.engine.cores import available_cores
-from app.engine.providers import discover
-from app.engine.ranking import rank
-from app.engine.selection import Policy, Standing, choose
+from app.engine.providers.installed import discover
+from app.engine.providers.ranking import rank
+from app.engine.versions.selection import Policy, Standing, choose
 from app.errors import ModelportError
 from app.settings import Settings
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from app.bundle.store import Bundle, ModelFolder, open_bundle, scan
 from app.engine.opener import BundleProver
-from app.engine.plan import Cost, Plan
-from app.engine.plans import save_plans
+from app.engine.proof.plan import Cost, Plan
+from app.engine.proof.plans import save_plans
 from app.errors import BundleError, ModelportError, NothingToServe
 from app.opening import opener_options, run_budget
 from app.settings import Settings

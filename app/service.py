@@ -10,15 +10,15 @@ from typing import Final
 
 from app.api.handler import Handler, HandlerLimits
 from app.bundle.store import Bundle
-from app.engine.background import BackgroundThread
 from app.engine.memory import give_back_freed
 from app.engine.model import Model, ModelLimits
 from app.engine.opener import Opener
-from app.engine.registry import Registry
-from app.engine.reloader import Hooks, Reloader
-from app.engine.repository import Repository
-from app.engine.selection import Policy
-from app.engine.workers import Workers
+from app.engine.scheduling.workers import Workers
+from app.engine.versions.background import BackgroundThread
+from app.engine.versions.registry import Registry
+from app.engine.versions.reloader import Hooks, Reloader
+from app.engine.versions.repository import Repository
+from app.engine.versions.selection import Policy
 from app.errors import NotReady
 from app.opening import opener_options, run_budget
 from app.ops.figures import ModelMetrics

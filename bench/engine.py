@@ -21,7 +21,7 @@ import onnxruntime
 import orjson
 
 from app.engine.cores import available_cores
-from app.engine.plans import load_plans, save_plans
+from app.engine.proof.plans import load_plans, save_plans
 from app.planning import plan
 from app.settings import load_settings
 from bench.load import Sample, Target, closed_loop, post

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from app.engine.priority import step_back
+from app.engine.proof.priority import step_back
 from bench.load import Sample, Target, closed_loop, open_loop, post
 from bench.networks import (
     depthwise_cnn,

@@ -24,8 +24,8 @@ SETTINGS_HEAD: Final = """\
 
 Every setting of the service is an environment variable. An unknown `MODELPORT_*` name or a value
 out of range stops the service at once with one line that says so. An empty value counts as unset.
-`python -m app serve` takes `--host`, `--port`, `--models` and `--workers` as well; they win over the
-environment.
+`python -m app serve` takes `--host`, `--port`, `--models` and `--workers` as well; they win over
+the environment.
 
 | variable | default | takes | meaning |
 |---|---|---|---|

@@ -36,7 +36,7 @@ LAYERS = {
 CONFINED = {
     "onnxruntime": (
         "app/engine/session.py",
-        "app/engine/providers.py",
+        "app/engine/providers/installed.py",
         "training/runtime.py",
         "training/quantize.py",
     ),

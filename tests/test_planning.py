@@ -8,8 +8,8 @@ import pytest
 
 from app.bundle.pins import write_pin
 from app.bundle.store import open_bundle
-from app.engine.candidates import CPU_PROVIDER
-from app.engine.plans import load_plans
+from app.engine.proof.plans import load_plans
+from app.engine.providers.candidates import CPU_PROVIDER
 from app.errors import NothingToServe, SettingsError
 from app.planning import plan
 from app.settings import Settings

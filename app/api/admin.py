@@ -14,9 +14,9 @@ from starlette.requests import ClientDisconnect
 
 from app.api.catalogue import VersionState, version_states
 from app.api.head import too_large
-from app.engine.entry import Entry
-from app.engine.registry import Registry
-from app.engine.reloader import Reloader
+from app.engine.versions.entry import Entry
+from app.engine.versions.registry import Registry
+from app.engine.versions.reloader import Reloader
 from app.errors import Cancelled, Detail, RequestTimeout, Unauthorized, ValidationFailed
 
 DEFAULT_WAIT_S: Final = 30.0

@@ -8,10 +8,10 @@ from pydantic import BaseModel
 
 from app.bundle.manifest import Gate, Graph, Manifest
 from app.bundle.signature import Signature
-from app.engine.entry import REPLACED, Entry
 from app.engine.model import Model
-from app.engine.plan import Plan
-from app.engine.registry import Registry
+from app.engine.proof.plan import Plan
+from app.engine.versions.entry import REPLACED, Entry
+from app.engine.versions.registry import Registry
 
 
 class ModelSummary(BaseModel):

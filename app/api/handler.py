@@ -24,10 +24,10 @@ from app.api.head import (
 from app.api.reply import Reply, as_modelport_error, error_reply, log_failure, make_reply
 from app.bundle.signature import Signature
 from app.bundle.tensors import Array
-from app.engine.job_queue import JobQueue
 from app.engine.model import Model, Pending
-from app.engine.registry import Registry
-from app.engine.workers import Workers
+from app.engine.scheduling.job_queue import JobQueue
+from app.engine.scheduling.workers import Workers
+from app.engine.versions.registry import Registry
 from app.errors import (
     Cancelled,
     DeadlineExceeded,

@@ -21,7 +21,7 @@ from app.api.schemas import (
 )
 from app.bundle.tensors import NUMPY_DTYPES
 from app.engine.model import Model
-from app.engine.registry import Registry
+from app.engine.versions.registry import Registry
 
 _ERROR_REF: Final[Schema] = {"$ref": "#/components/schemas/Error"}
 _ERRORS: Final[Mapping[int, str]] = {

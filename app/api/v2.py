@@ -17,7 +17,7 @@ from app.api.endpoint import InferenceEndpoint
 from app.api.handler import Handler, InferenceRoute
 from app.bundle.signature import TensorSpec
 from app.engine.model import Model
-from app.engine.registry import Registry
+from app.engine.versions.registry import Registry
 from app.errors import NotReady
 from app.settings import Settings
 

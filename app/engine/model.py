@@ -11,12 +11,12 @@ from app.bundle.golden import Golden
 from app.bundle.manifest import Batching, Manifest
 from app.bundle.store import Bundle
 from app.bundle.tensors import Array, Tensors, take_rows
-from app.engine.admission import QUEUE_BYTES, BatcherLimits
-from app.engine.batcher import Batcher, Observer, Part
-from app.engine.proof import Proved
+from app.engine.proof.prover import Proved
+from app.engine.scheduling.admission import QUEUE_BYTES, BatcherLimits
+from app.engine.scheduling.batcher import Batcher, Observer, Part
+from app.engine.scheduling.waiting import Done, Entry
+from app.engine.scheduling.workers import Workers
 from app.engine.session import Session
-from app.engine.waiting import Done, Entry
-from app.engine.workers import Workers
 from app.errors import ModelportError, PayloadTooLarge, SessionFailed
 
 logger = logging.getLogger(__name__)

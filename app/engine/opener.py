@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.bundle.store import Bundle
-from app.engine.batcher import Observer
-from app.engine.discovery import discover_apart
-from app.engine.evidence import check_evidence
 from app.engine.model import Model, ModelLimits
-from app.engine.planmaking import ProofRequest, WantedPrecision
-from app.engine.plans import load_plans
-from app.engine.proof import ProofOptions, Proved, Prover
-from app.engine.ranking import Ranking, rank
-from app.engine.verdicts import Verdicts
-from app.engine.workers import Workers
+from app.engine.proof.evidence import check_evidence
+from app.engine.proof.planmaking import ProofRequest, WantedPrecision
+from app.engine.proof.plans import load_plans
+from app.engine.proof.prover import ProofOptions, Proved, Prover
+from app.engine.proof.verdicts import Verdicts
+from app.engine.providers.discovery import discover_apart
+from app.engine.providers.ranking import Ranking, rank
+from app.engine.scheduling.batcher import Observer
+from app.engine.scheduling.workers import Workers
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import onnxruntime
 
 from app.bundle.signature import FIELD_NAME_PATTERN, Dim, Signature, TensorSpec
 from app.bundle.tensors import Array, Datatype, Tensors
-from app.engine.candidates import CPU_PROVIDER, Candidate, known_device
-from app.engine.providers import listed_devices, register_library
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate, known_device
+from app.engine.providers.installed import listed_devices, register_library
 from app.errors import BundleUnsupported, SessionFailed
 
 _DATATYPES: Final[Mapping[str, Datatype]] = {

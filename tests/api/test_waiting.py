@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.engine.workers import Job
+from app.engine.scheduling.workers import Job
 from app.main import create_app
 from app.service import Service
 from app.settings import ModelSettings, Settings

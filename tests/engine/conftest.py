@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from app.bundle.store import Bundle
-from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.discovery import discover_apart
-from app.engine.providers import Discovery
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
+from app.engine.providers.discovery import discover_apart
+from app.engine.providers.installed import Discovery
 from tests.support.bundles import make_bundle
 
 #: Nothing here takes a second; what is not over by then hangs.

@@ -7,11 +7,11 @@ from typing import Any, Final
 import numpy as np
 
 from app.bundle.manifest import NumericClass, Precision
-from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.plan import Cost
-from app.engine.proof import IsCancelled
-from app.engine.trial import TrialJob
-from app.engine.verdict import Verdict
+from app.engine.proof.plan import Cost
+from app.engine.proof.prover import IsCancelled
+from app.engine.proof.trial import TrialJob
+from app.engine.proof.verdict import Verdict
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
 from tests.support import models
 
 CUDA: Final = Candidate("CUDAExecutionProvider", "gpu", "Acme")

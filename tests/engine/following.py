@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from app.bundle.store import Bundle
-from app.engine.background import BackgroundThread
-from app.engine.registry import Registry
-from app.engine.reloader import Hooks, Reloader
-from app.engine.repository import Repository
-from app.engine.selection import Policy
+from app.engine.versions.background import BackgroundThread
+from app.engine.versions.registry import Registry
+from app.engine.versions.reloader import Hooks, Reloader
+from app.engine.versions.repository import Repository
+from app.engine.versions.selection import Policy
 
 OpenModel = Callable[[Bundle], Any]
 

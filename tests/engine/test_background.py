@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from app.engine.background import BackgroundThread
+from app.engine.versions.background import BackgroundThread
 from tests.engine.conftest import HANG_S, on_loop, until
 
 

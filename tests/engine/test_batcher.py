@@ -16,11 +16,11 @@ import pytest
 import uvloop
 
 from app.bundle.tensors import Array, Tensors
-from app.engine.admission import BatcherLimits
-from app.engine.batcher import Batcher, Observer, Part
-from app.engine.estimate import unmeasured
-from app.engine.isolation import Run
-from app.engine.workers import Job, Workers
+from app.engine.scheduling.admission import BatcherLimits
+from app.engine.scheduling.batcher import Batcher, Observer, Part
+from app.engine.scheduling.estimate import unmeasured
+from app.engine.scheduling.isolation import Run
+from app.engine.scheduling.workers import Job, Workers
 from app.errors import (
     DeadlineExceeded,
     Draining,
@@ -954,7 +954,7 @@ async def test_budget_counts_rows_not_requests() -> None:
 async def test_what_is_copied_together_for_a_run_is_bounded_in_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("app.engine.waiting.MAX_JOINED_BYTES", 16)
+    monkeypatch.setattr("app.engine.scheduling.waiting.MAX_JOINED_BYTES", 16)
     run = Doubling(shut=True)
     with batching(run, max_rows=100) as batcher:
         first = Caller(batcher, 0)

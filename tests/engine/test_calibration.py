@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.calibration import Calibration, batch_sizes, calibrate
-from app.engine.candidates import DeviceKind
-from app.engine.plan import Cost
+from app.engine.proof.calibration import Calibration, batch_sizes, calibrate
+from app.engine.proof.plan import Cost
+from app.engine.providers.candidates import DeviceKind
 from app.errors import SessionFailed
 
 SIZES = (1, 2, 4, 8, 16)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.child import Cancelled, ChildFailed, run_job
+from app.engine.proof.child import Cancelled, ChildFailed, run_job
 from tests.api.live import PATIENCE_S, ROOT
 
 JOB = {"job": "anything"}
@@ -305,7 +305,7 @@ def test_the_child_ends_when_its_parent_is_killed(
     pid_file = tmp_path / "pid"
     in_child = f"""
 import ctypes, os, sys, time
-from app.engine import in_child
+from app.engine.proof import in_child
 def do(job, tell):
     with open({str(pid_file)!r} + ".part", "x") as file: file.write(str(os.getpid()))
     os.rename({str(pid_file)!r} + ".part", {str(pid_file)!r})
@@ -315,7 +315,7 @@ in_child.main()
 """
     parent = f"""
 import sys
-from app.engine.child import run_job
+from app.engine.proof.child import run_job
 run_job({{}}, {timeout_s}, command=[sys.executable, "-c", {in_child!r}])
 """
     process = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, stderr=subprocess.DEVNULL)

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.bundle.manifest import NumericClass
-from app.engine.calibration import Calibration, batch_sizes
-from app.engine.candidates import Candidate
-from app.engine.choosing import (
+from app.engine.proof.calibration import Calibration, batch_sizes
+from app.engine.proof.choosing import (
     INLINE_BELOW_MS,
     Configuration,
     configuration,
     fastest_first,
     inline_rows,
 )
-from app.engine.plan import Cost
-from app.engine.verdict import Verdict
+from app.engine.proof.plan import Cost
+from app.engine.proof.verdict import Verdict
+from app.engine.providers.candidates import Candidate
 from tests.engine.fakes import cost
 
 #: Rates this near to each other may fall on either side of the 5 % by rounding.

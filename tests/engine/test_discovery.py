@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.child import ChildFailed
-from app.engine.discovery import discover_apart
-from app.engine.providers import Discovery
+from app.engine.proof.child import ChildFailed
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
+from app.engine.providers.discovery import discover_apart
+from app.engine.providers.installed import Discovery
 from tests.api.live import LiveServer
 from tests.conftest import StartServer
 from tests.support.bundles import make_bundle

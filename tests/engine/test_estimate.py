@@ -1,6 +1,6 @@
 import pytest
 
-from app.engine.estimate import RunEstimate
+from app.engine.scheduling.estimate import RunEstimate
 
 
 def test_nothing_is_expected_while_nothing_is_known() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from app.engine.forecast import start_s
+from app.engine.scheduling.forecast import start_s
 
 
 @pytest.mark.parametrize(

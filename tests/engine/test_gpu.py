@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from app.bundle.store import Bundle
-from app.engine.candidates import CPU_PROVIDER, Candidate
 from app.engine.opener import BundleProver, OpenerOptions, RunRequest
-from app.engine.proof import try_in_child
-from app.engine.trial import TrialJob
+from app.engine.proof.prover import try_in_child
+from app.engine.proof.trial import TrialJob
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
 from app.errors import ProofFailed
 from tests.support.bundles import RECIPES
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from app.bundle.store import Bundle
-from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.child import Cancelled, ChildFailed, run_job
-from app.engine.in_child import DiscoveryJob
-from app.engine.proof import try_in_child
-from app.engine.trial import TrialJob, try_out
-from app.engine.verdict import Verdict
+from app.engine.proof.child import Cancelled, ChildFailed, run_job
+from app.engine.proof.in_child import DiscoveryJob
+from app.engine.proof.prover import try_in_child
+from app.engine.proof.trial import TrialJob, try_out
+from app.engine.proof.verdict import Verdict
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
 from tests.api.live import ROOT
 from tests.engine.fakes import CPU
 
@@ -155,7 +155,7 @@ def test_what_lies_where_the_service_was_started_is_not_taken_for_it(tmp_path: P
     command = tmp_path / "bin" / "modelport"
     command.parent.mkdir()
     command.write_text(
-        "from app.engine.child import run_job\n"
+        "from app.engine.proof.child import run_job\n"
         f"print(run_job({DiscoveryJob(package='onnxruntime-ep-nowhere').model_dump()!r}, 60.0))\n"
     )
 

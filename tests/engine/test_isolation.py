@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.bundle.tensors import Array, Tensors
-from app.engine.isolation import (
+from app.engine.scheduling.isolation import (
     Outcome,
     RowCountMismatch,
     as_engine_error,

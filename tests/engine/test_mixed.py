@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from app.bundle.tensors import Array, Tensors, row_count
-from app.engine.candidates import CPU_PROVIDER, Candidate
 from app.engine.model import Model, ModelLimits, Pending
-from app.engine.plan import Cost
-from app.engine.proof import Proved
-from app.engine.ranking import rank
-from app.engine.workers import Workers
+from app.engine.proof.plan import Cost
+from app.engine.proof.prover import Proved
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
+from app.engine.providers.ranking import rank
+from app.engine.scheduling.workers import Workers
 from app.errors import DeadlineExceeded, EngineError, ModelportError, Overloaded
 from tests.engine.conftest import HANG_S, until
 from tests.support import models

@@ -18,12 +18,12 @@ from app.bundle.manifest import GOLDEN_FILE, MODEL_FILE
 from app.bundle.signature import ImageField
 from app.bundle.store import Bundle, publish
 from app.bundle.tensors import Array, Tensors, datatype_of
-from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.evidence import check_raw_examples
 from app.engine.model import Model, ModelLimits, plain_row
-from app.engine.proof import Proved
-from app.engine.ranking import rank
-from app.engine.workers import Workers
+from app.engine.proof.evidence import check_raw_examples
+from app.engine.proof.prover import Proved
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
+from app.engine.providers.ranking import rank
+from app.engine.scheduling.workers import Workers
 from app.errors import (
     BundleCorrupt,
     BundleIncomplete,

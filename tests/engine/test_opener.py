@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from app.bundle.store import Bundle
-from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.child import Cancelled
 from app.engine.model import Model, ModelLimits
 from app.engine.opener import BundleProver, Opener, OpenerOptions, RunRequest
-from app.engine.plan import Plan
-from app.engine.plans import save_plans
-from app.engine.workers import Workers
+from app.engine.proof.child import Cancelled
+from app.engine.proof.plan import Plan
+from app.engine.proof.plans import save_plans
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
+from app.engine.scheduling.workers import Workers
 from app.errors import BundleCorrupt, ProofFailed, SettingsError
 from app.opening import opener_options
 from app.settings import ModelSettings, Settings

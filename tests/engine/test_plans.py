@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from app.bundle.store import Bundle
-from app.engine.candidates import CPU_PROVIDER
-from app.engine.plan import Plan
-from app.engine.planmaking import ProofRequest
-from app.engine.plans import load_plans, save_plans
-from app.engine.proof import ProofOptions, Proved, Prover
-from app.engine.ranking import Ranking, rank
+from app.engine.proof.plan import Plan
+from app.engine.proof.planmaking import ProofRequest
+from app.engine.proof.plans import load_plans, save_plans
+from app.engine.proof.prover import ProofOptions, Proved, Prover
+from app.engine.providers.candidates import CPU_PROVIDER
+from app.engine.providers.ranking import Ranking, rank
 from app.errors import SessionFailed, SettingsError
 from tests.engine.fakes import (
     CPU,

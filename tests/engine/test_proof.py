@@ -12,14 +12,14 @@ import pytest
 from app.bundle.golden import Golden
 from app.bundle.manifest import Batching, Graph, Tolerance
 from app.bundle.store import Bundle
-from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.child import Cancelled
-from app.engine.plan import Plan
-from app.engine.planmaking import ProofRequest
-from app.engine.proof import ProofOptions, Proved, Prover
-from app.engine.ranking import Ranking, Rejection, rank
-from app.engine.trial import TrialJob
-from app.engine.verdict import Verdict
+from app.engine.proof.child import Cancelled
+from app.engine.proof.plan import Plan
+from app.engine.proof.planmaking import ProofRequest
+from app.engine.proof.prover import ProofOptions, Proved, Prover
+from app.engine.proof.trial import TrialJob
+from app.engine.proof.verdict import Verdict
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
+from app.engine.providers.ranking import Ranking, Rejection, rank
 from app.errors import BundleCorrupt, ProofFailed, SessionFailed
 from tests.engine.fakes import (
     CPU,

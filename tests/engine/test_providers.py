@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.providers import Discovery, Problem, discover
-from app.engine.ranking import Choice, Ranking, rank
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
+from app.engine.providers.installed import Discovery, Problem, discover
+from app.engine.providers.ranking import Choice, Ranking, rank
 
 CPU = Candidate(CPU_PROVIDER, "cpu", "AMD")
 CUDA = Candidate("CUDAExecutionProvider", "gpu")

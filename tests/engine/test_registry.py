@@ -10,12 +10,12 @@ import pytest
 
 from app.bundle.golden import Golden
 from app.bundle.store import Bundle
-from app.engine.candidates import CPU_PROVIDER, Candidate
 from app.engine.model import Model, ModelLimits
-from app.engine.ranking import rank
-from app.engine.registry import Registry
-from app.engine.selection import Policy
-from app.engine.workers import Workers
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
+from app.engine.providers.ranking import rank
+from app.engine.scheduling.workers import Workers
+from app.engine.versions.registry import Registry
+from app.engine.versions.selection import Policy
 from app.errors import (
     BundleCorrupt,
     ModelNotFound,

@@ -13,11 +13,11 @@ import pytest
 
 from app.bundle.pins import read_pin, remove_pin, write_pin
 from app.bundle.store import Bundle
-from app.engine.background import BackgroundThread
-from app.engine.registry import Registry
-from app.engine.reloader import Hooks, Reloader
-from app.engine.repository import Repository
-from app.engine.selection import Policy
+from app.engine.versions.background import BackgroundThread
+from app.engine.versions.registry import Registry
+from app.engine.versions.reloader import Hooks, Reloader
+from app.engine.versions.repository import Repository
+from app.engine.versions.selection import Policy
 from app.errors import BundleCorrupt, ModelNotFound, PinRefused, Unavailable
 from tests.engine.conftest import HANG_S, on_loop, until
 from tests.engine.following import OpenedModel, following
@@ -429,7 +429,7 @@ async def test_what_disappears_goes_on_serving(tmp_path: Path) -> None:
 async def test_a_repository_that_is_away_for_a_while_changes_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "app.engine.reloader")
+    caplog.set_level("INFO", "app.engine.versions.reloader")
     root = tmp_path / "models"
     make_bundle(root, "m")
     async with following(root) as (registry, reloader):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.bundle.store import ModelFolder
-from app.engine.selection import Choice, Policy, Standing, choose
+from app.engine.versions.selection import Choice, Policy, Standing, choose
 
 
 def folder(*versions: int, pin: int | None = None, pin_problem: str = "") -> ModelFolder:

@@ -13,7 +13,7 @@ import pytest
 from app.bundle.golden import replay
 from app.bundle.signature import Signature, TensorSpec
 from app.bundle.tensors import datatype_of
-from app.engine.candidates import CPU_PROVIDER, Candidate
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
 from app.engine.session import Session
 from app.errors import BundleUnsupported, SessionFailed
 from tests.api.live import PATIENCE_S, ROOT

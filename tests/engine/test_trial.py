@@ -9,9 +9,9 @@ import pytest
 
 from app.bundle.manifest import Batching, Manifest
 from app.bundle.store import Bundle
-from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.trial import TrialJob, proof_sizes, rows_vary, try_out
-from app.engine.verdict import Verdict
+from app.engine.proof.trial import TrialJob, proof_sizes, rows_vary, try_out
+from app.engine.proof.verdict import Verdict
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
 from app.errors import SessionFailed
 from tests.api.live import PATIENCE_S
 from tests.engine.fakes import CPU, CUDA, FakeSession, opening

@@ -7,9 +7,9 @@ import pytest
 
 from app.bundle.manifest import Tolerance
 from app.bundle.store import Bundle
-from app.engine.candidates import CPU_PROVIDER
-from app.engine.planmaking import WantedPrecision
-from app.engine.ranking import Rejection, rank
+from app.engine.proof.planmaking import WantedPrecision
+from app.engine.providers.candidates import CPU_PROVIDER
+from app.engine.providers.ranking import Rejection, rank
 from app.errors import BundleCorrupt, BundleUnsupported, ProofFailed
 from tests.engine.fakes import CPU, CUDA, Trials, right_everywhere
 from tests.support import models

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 
 from app.bundle.store import Bundle
-from app.engine import machine
-from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.child import Cancelled
-from app.engine.planmaking import ProofRequest
-from app.engine.proof import ProofOptions, Proved, Prover
-from app.engine.ranking import rank
-from app.engine.trial import TrialJob
-from app.engine.verdict import Verdict
-from app.engine.verdicts import Verdicts
+from app.engine.proof import machine
+from app.engine.proof.child import Cancelled
+from app.engine.proof.planmaking import ProofRequest
+from app.engine.proof.prover import ProofOptions, Proved, Prover
+from app.engine.proof.trial import TrialJob
+from app.engine.proof.verdict import Verdict
+from app.engine.proof.verdicts import Verdicts
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
+from app.engine.providers.ranking import rank
 from app.errors import ProofFailed
 from tests.api.live import PATIENCE_S, ROOT
 from tests.engine.fakes import CPU, CUDA, FakeSession, Trials, cost, opening, right_everywhere
@@ -401,11 +401,11 @@ def test_of_two_processes_one_tries_and_the_other_finds(
 import sys
 from pathlib import Path
 from app.bundle.store import open_bundle
-from app.engine.planmaking import ProofRequest
-from app.engine.proof import ProofOptions, Prover
-from app.engine.ranking import rank
-from app.engine.trial import try_out
-from app.engine.verdicts import Verdicts
+from app.engine.proof.planmaking import ProofRequest
+from app.engine.proof.prover import ProofOptions, Prover
+from app.engine.providers.ranking import rank
+from app.engine.proof.trial import try_out
+from app.engine.proof.verdicts import Verdicts
 from tests.engine.fakes import CPU
 
 def trial(job, timeout_s, cancelled):

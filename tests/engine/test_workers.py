@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine.job_queue import JobQueue
-from app.engine.workers import Job, Workers
+from app.engine.scheduling.job_queue import JobQueue
+from app.engine.scheduling.workers import Job, Workers
 from app.errors import Overloaded
 from tests.engine.conftest import HANG_S, Ticks, on_loop, until
 

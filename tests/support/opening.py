@@ -3,16 +3,16 @@
 from typing import Any
 
 from app.bundle.store import Bundle
-from app.engine.batcher import Observer
-from app.engine.evidence import check_evidence
 from app.engine.model import Model, ModelLimits
-from app.engine.planmaking import ProofRequest, WantedPrecision
-from app.engine.proof import IsCancelled, ProofOptions, Proved, Prover, TryOut
-from app.engine.ranking import Ranking
+from app.engine.proof.evidence import check_evidence
+from app.engine.proof.planmaking import ProofRequest, WantedPrecision
+from app.engine.proof.prover import IsCancelled, ProofOptions, Proved, Prover, TryOut
+from app.engine.proof.trial import OpenSession, TrialJob, try_out
+from app.engine.proof.verdict import Verdict
+from app.engine.providers.ranking import Ranking
+from app.engine.scheduling.batcher import Observer
+from app.engine.scheduling.workers import Workers
 from app.engine.session import Session
-from app.engine.trial import OpenSession, TrialJob, try_out
-from app.engine.verdict import Verdict
-from app.engine.workers import Workers
 
 
 def trying_here(open_session: OpenSession = Session.open) -> TryOut:

@@ -4,7 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from app.engine.candidates import CPU_PROVIDER, DEVICE_ORDER, KNOWN, UNKNOWN_RANK, Candidate
+from app.engine.providers.candidates import (
+    CPU_PROVIDER,
+    DEVICE_ORDER,
+    KNOWN,
+    UNKNOWN_RANK,
+    Candidate,
+)
 
 AUTO: Final = "auto"
 

@@ -7,12 +7,12 @@ from typing import Final, Literal
 from app.bundle.manifest import Precision
 from app.bundle.operators import operators
 from app.bundle.store import Bundle
-from app.engine.candidates import CPU_PROVIDER, Candidate
-from app.engine.choosing import Configuration, inline_rows
-from app.engine.plan import Plan
-from app.engine.ranking import Choice, Ranking, Rejection
-from app.engine.trial import proof_sizes, rows_vary
-from app.engine.verdict import Verdict
+from app.engine.proof.choosing import Configuration, inline_rows
+from app.engine.proof.plan import Plan
+from app.engine.proof.trial import proof_sizes, rows_vary
+from app.engine.proof.verdict import Verdict
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate
+from app.engine.providers.ranking import Choice, Ranking, Rejection
 
 WantedPrecision = Literal["fp32", "auto", "int8", "fp16"]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.bundle.tensors import Tensors
-from app.engine.candidates import DeviceKind
-from app.engine.plan import Cost
+from app.engine.proof.plan import Cost
+from app.engine.providers.candidates import DeviceKind
 from app.engine.session import Session
 
 _LEAST_REPEATS: Final = 3

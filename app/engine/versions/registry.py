@@ -6,8 +6,8 @@ from pathlib import Path
 from weakref import WeakSet
 
 from app.bundle.survey import Survey
-from app.engine.entry import Entry
 from app.engine.model import Model
+from app.engine.versions.entry import Entry
 from app.errors import ModelNotFound, ModelRequired, NothingToServe
 
 

@@ -1,4 +1,4 @@
-"""Tries one candidate on one bundle; `app.engine.in_child` does it in a child process.
+"""Tries one candidate on one bundle; `app.engine.proof.in_child` does it in a child process.
 
     open -> which nodes run where -> golden rows at batch 1 -> cost table -> golden rows at the
     other sizes -> golden rows from several threads at once
@@ -20,12 +20,12 @@ from pydantic import BaseModel, ConfigDict
 from app.bundle.golden import Comparison, Golden, replay, worse
 from app.bundle.manifest import Manifest, Precision
 from app.bundle.store import open_bundle
-from app.engine.calibration import Calibration, batch_sizes, calibrate
-from app.engine.candidates import CPU_PROVIDER, Candidate, DeviceKind
-from app.engine.choosing import Configuration, configuration
-from app.engine.plan import Cost
+from app.engine.proof.calibration import Calibration, batch_sizes, calibrate
+from app.engine.proof.choosing import Configuration, configuration
+from app.engine.proof.plan import Cost
+from app.engine.proof.verdict import Verdict
+from app.engine.providers.candidates import CPU_PROVIDER, Candidate, DeviceKind
 from app.engine.session import Session
-from app.engine.verdict import Verdict
 from app.errors import BundleCorrupt, BundleError, EngineError
 
 OpenSession = Callable[[bytes, Candidate, int], Session]

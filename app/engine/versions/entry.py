@@ -8,7 +8,7 @@ from pathlib import Path
 from app.bundle.store import Fingerprint, ModelFolder
 from app.bundle.survey import Survey
 from app.engine.model import Model
-from app.engine.selection import Policy, Standing, choose
+from app.engine.versions.selection import Policy, Standing, choose
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Runs a job of `app.engine.in_child` in a child process: what crashes or hangs there ends there.
+"""Runs a job of `in_child.py` in a child process: what crashes or hangs there ends there.
 
 The child tells its progress as JSON lines on a pipe of its own, since libraries print what they
 like to the standard streams. It gets the job on stdin, which stays open: where it closes, the
@@ -21,7 +21,7 @@ from app.program import python_module
 
 logger = logging.getLogger(__name__)
 
-_MODULE: Final = "app.engine.in_child"
+_MODULE: Final = "app.engine.proof.in_child"
 #: How often the caller is asked whether the answer is still wanted, and the child whether it lives.
 _ASK_EVERY_S: Final = 0.1
 _END_S: Final = 5.0

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from app.bundle.store import Bundle, ModelFolder, fingerprint, open_bundle
 from app.bundle.survey import Survey
-from app.engine.background import BackgroundThread
-from app.engine.entry import Entry, Refusal
 from app.engine.model import Model
-from app.engine.registry import Registry
-from app.engine.repository import Repository
-from app.engine.selection import Policy
+from app.engine.versions.background import BackgroundThread
+from app.engine.versions.entry import Entry, Refusal
+from app.engine.versions.registry import Registry
+from app.engine.versions.repository import Repository
+from app.engine.versions.selection import Policy
 from app.errors import ModelportError, NothingToServe, PinRefused, Unavailable
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from app.engine.machine import fingerprint
-from app.engine.trial import TrialJob
-from app.engine.verdict import Verdict
+from app.engine.proof.machine import fingerprint
+from app.engine.proof.trial import TrialJob
+from app.engine.proof.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.engine import providers
-from app.engine.child import run_job
-from app.engine.in_child import DiscoveryJob
-from app.engine.providers import Discovery, Problem
+from app.engine.proof.child import run_job
+from app.engine.proof.in_child import DiscoveryJob
+from app.engine.providers import installed as providers
+from app.engine.providers.installed import Discovery, Problem
 from app.errors import EngineError
 
 logger = logging.getLogger(__name__)

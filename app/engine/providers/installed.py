@@ -1,6 +1,6 @@
 """Which execution providers (EPs) this machine offers: built in, and plug-ins found by convention.
 
-Nothing here says that a provider works: `app.engine.proof` does.
+Nothing here says that a provider works: `app.engine.proof.prover` does.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import onnxruntime
 
-from app.engine.candidates import (
+from app.engine.providers.candidates import (
     DEVICE_ORDER,
     KNOWN,
     UNKNOWN_RANK,

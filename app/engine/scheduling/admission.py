@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from app.engine.estimate import RunEstimate
-from app.engine.waiting import Waiting
-from app.engine.workers import Share
+from app.engine.scheduling.estimate import RunEstimate
+from app.engine.scheduling.waiting import Waiting
+from app.engine.scheduling.workers import Share
 from app.errors import Overloaded
 
 QUEUE_BYTES: Final = 256 * 2**20

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from app.engine.workers import Job, Workers
+from app.engine.scheduling.workers import Job, Workers
 from app.errors import Overloaded
 
 

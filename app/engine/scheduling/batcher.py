@@ -15,13 +15,13 @@ from functools import partial
 from typing import Final, Protocol
 
 from app.bundle.tensors import Tensors
-from app.engine.admission import Admission, Backlog, BatcherLimits
-from app.engine.breaker import Breaker
-from app.engine.estimate import RunEstimate, unmeasured
-from app.engine.inline import InlineRuns
-from app.engine.isolation import Outcome, Run, run_alone, run_isolated
-from app.engine.waiting import Batch, Done, Entry, Waiting, tensors_bytes
-from app.engine.workers import Job, Workers
+from app.engine.scheduling.admission import Admission, Backlog, BatcherLimits
+from app.engine.scheduling.breaker import Breaker
+from app.engine.scheduling.estimate import RunEstimate, unmeasured
+from app.engine.scheduling.inline import InlineRuns
+from app.engine.scheduling.isolation import Outcome, Run, run_alone, run_isolated
+from app.engine.scheduling.waiting import Batch, Done, Entry, Waiting, tensors_bytes
+from app.engine.scheduling.workers import Job, Workers
 from app.errors import DeadlineExceeded, Draining, ModelportError, Overloaded
 
 logger = logging.getLogger(__name__)

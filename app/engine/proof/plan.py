@@ -6,8 +6,8 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.bundle.manifest import NumericClass, Precision
-from app.engine.candidates import DeviceKind, Origin
-from app.engine.ranking import Rejection
+from app.engine.providers.candidates import DeviceKind, Origin
+from app.engine.providers.ranking import Rejection
 
 #: Where a plan comes from: calibrated in this start, before, or on another machine.
 Source = Literal["measured", "cache", "shipped"]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.engine.forecast import start_s
+from app.engine.scheduling.forecast import start_s
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict
 
 from app.bundle.manifest import NumericClass, Precision
-from app.engine.candidates import Candidate
-from app.engine.plan import Cost
+from app.engine.proof.plan import Cost
+from app.engine.providers.candidates import Candidate
 
 
 class Verdict(BaseModel):

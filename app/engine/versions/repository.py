@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from app.bundle.pins import remove_pin, write_pin
 from app.bundle.store import ModelFolder, check_pinnable
 from app.bundle.survey import Key, Survey, survey
-from app.engine.background import BackgroundThread
+from app.engine.versions.background import BackgroundThread
 from app.errors import Unavailable
 
 #: What a look at the repository, or the check of a version's files, may take.

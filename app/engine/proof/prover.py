@@ -1,7 +1,7 @@
 """Proves a bundle on this machine: of the providers with the golden answers the fastest serves.
 
-Candidates are tried apart (`app.engine.trial`, in a child process); the session that is opened
-here afterwards replays the golden rows once more before anybody gets it.
+Candidates are tried apart (`trial.py`, in a child process); the session that is opened here
+afterwards replays the golden rows once more before anybody gets it.
 """
 
 import logging
@@ -15,18 +15,18 @@ from pydantic import ValidationError
 from app.bundle.golden import Comparison, replay
 from app.bundle.manifest import Precision
 from app.bundle.tensors import Tensors
-from app.engine.candidates import Candidate, known_device
-from app.engine.child import Cancelled, NotStarted, run_job
-from app.engine.choosing import Configuration, fastest_first
-from app.engine.measured import Measured
-from app.engine.plan import Plan
-from app.engine.planmaking import ProofRequest, make_plan, runs_alike
-from app.engine.priority import step_back, stepping_back
-from app.engine.ranking import Choice, Rejection
+from app.engine.proof.child import Cancelled, NotStarted, run_job
+from app.engine.proof.choosing import Configuration, fastest_first
+from app.engine.proof.measured import Measured
+from app.engine.proof.plan import Plan
+from app.engine.proof.planmaking import ProofRequest, make_plan, runs_alike
+from app.engine.proof.priority import step_back, stepping_back
+from app.engine.proof.trial import OpenSession, TrialJob, configuration_of, proof_sizes, unfit
+from app.engine.proof.verdict import Verdict
+from app.engine.proof.verdicts import Verdicts
+from app.engine.providers.candidates import Candidate, known_device
+from app.engine.providers.ranking import Choice, Rejection
 from app.engine.session import Session
-from app.engine.trial import OpenSession, TrialJob, configuration_of, proof_sizes, unfit
-from app.engine.verdict import Verdict
-from app.engine.verdicts import Verdicts
 from app.errors import EngineError, ProofFailed
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.bundle.manifest import Precision
-from app.engine.candidates import Candidate
-from app.engine.plan import Cost
-from app.engine.planmaking import ProofRequest
-from app.engine.verdict import Verdict
+from app.engine.proof.plan import Cost
+from app.engine.proof.planmaking import ProofRequest
+from app.engine.proof.verdict import Verdict
+from app.engine.providers.candidates import Candidate
 
 _Key = tuple[object, ...]
 #: Files of the same graph with other weights are of about the same size.

@@ -1,4 +1,4 @@
-"""`python -m app.engine.in_child`: does one job in a process of its own and tells how it went."""
+"""The program of a child process: does one job and tells how it went."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
-from app.engine import providers
-from app.engine.priority import step_back
-from app.engine.trial import TrialJob, try_out
+from app.engine.proof.priority import step_back
+from app.engine.proof.trial import TrialJob, try_out
+from app.engine.providers import installed as providers
 
 Tell = Callable[[str], None]
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final
 
-from app.engine.calibration import INSTANCES_OFF_CPU, WORTHWHILE
-from app.engine.candidates import DeviceKind
-from app.engine.plan import Cost
-from app.engine.verdict import Verdict
+from app.engine.proof.calibration import INSTANCES_OFF_CPU, WORTHWHILE
+from app.engine.proof.plan import Cost
+from app.engine.proof.verdict import Verdict
+from app.engine.providers.candidates import DeviceKind
 
 #: About what handing a run to a thread and its result back costs.
 INLINE_BELOW_MS: Final = 0.1

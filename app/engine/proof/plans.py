@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.engine.plan import Plan
+from app.engine.proof.plan import Plan
 from app.errors import SettingsError
 
 logger = logging.getLogger(__name__)

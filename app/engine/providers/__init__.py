@@ -1,0 +1,1 @@
+"""Which execution providers are here, and in which order they are tried."""

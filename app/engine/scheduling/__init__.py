@@ -1,0 +1,1 @@
+"""Requests become runs, within the budget of the process."""

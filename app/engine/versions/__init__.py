@@ -1,0 +1,1 @@
+"""Which version of each model answers, while new ones come."""
