@@ -1,7 +1,7 @@
 """Every error that Modelport raises on purpose; each owns one HTTP status and one code.
 
 ModelportError                      500 internal
-├── StartupError                    the process cannot start: one line on stderr, exit status 2
+├── StartupError                    a command cannot do its work: one line, exit status 2
 │   ├── SettingsError               a setting is unknown or has a bad value
 │   ├── NothingToServe              no model can be served, or a required one cannot
 │   └── PinFailed                   a version cannot be pinned from the command line; status 1
@@ -110,7 +110,15 @@ class NonFiniteOutput(EngineError):
 
 
 class ProofFailed(EngineError):
-    pass
+    """No execution provider gave the golden answers.
+
+    Args:
+        passing: one crashed, hung or could not be tried, which may be otherwise another time.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class RequestError(ModelportError):

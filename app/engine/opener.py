@@ -10,12 +10,14 @@ from app.engine.model import Model, ModelLimits
 from app.engine.proof.evidence import check_evidence
 from app.engine.proof.planmaking import ProofRequest, WantedPrecision
 from app.engine.proof.plans import load_plans
-from app.engine.proof.prover import ProofOptions, Proved, Prover
+from app.engine.proof.prover import Proved, Prover
+from app.engine.proof.tryouts import ProofOptions
 from app.engine.proof.verdicts import Verdicts
 from app.engine.providers.discovery import discover_apart
-from app.engine.providers.ranking import Ranking, rank
+from app.engine.providers.ranking import AUTO, Ranking, rank
 from app.engine.scheduling.batcher import Observer
 from app.engine.scheduling.workers import Workers
+from app.errors import ProofFailed
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,12 @@ class RunRequest:
     provider: tuple[str, ...] = ("auto",)
     strict: bool = False
     precision: WantedPrecision = "fp32"
+
+    @property
+    def only(self) -> str:
+        """The one name that will do; empty where others will as well."""
+        name = self.provider[0]
+        return name if self.strict and name.lower() != AUTO else ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,17 @@ class OpenerOptions:
     trial_timeout_s: float | None = None
     cache: Path | None = None
     plans: Path | None = None
+
+    def of(self, model: str) -> RunRequest:
+        return self.by_model.get(model, self.request)
+
+    def strictness(self, model: str) -> str:
+        """Which setting lets one provider alone serve a model; empty where none does."""
+        only = self.of(model).only
+        if not only:
+            return ""
+        setting = "PROVIDER_STRICT" if self.request.strict else "PER_MODEL"
+        return f"MODELPORT_{setting} is strict: only {only} may serve it"
 
 
 class BundleProver:
@@ -104,10 +123,16 @@ class BundleProver:
             Cancelled: the attempt was.
         """
         check_evidence(bundle)
-        request = self._options.by_model.get(bundle.manifest.name, self._options.request)
-        return self._prover.prove(
-            ProofRequest(bundle, self._rank(request), request.precision, background, cancelled)
-        )
+        name = bundle.manifest.name
+        request = self._options.of(name)
+        proof = ProofRequest(bundle, self._rank(request), request.precision, background, cancelled)
+        try:
+            return self._prover.prove(proof)
+        except ProofFailed as error:
+            strictness = self._options.strictness(name)
+            if not strictness:
+                raise
+            raise ProofFailed(f"{error}; {strictness}", passing=error.passing) from None
 
 
 class Opener:

@@ -8,8 +8,8 @@ import numpy as np
 
 from app.bundle.manifest import NumericClass, Precision
 from app.engine.proof.plan import Cost
-from app.engine.proof.prover import IsCancelled
-from app.engine.proof.trial import TrialJob
+from app.engine.proof.trialjob import TrialJob
+from app.engine.proof.tryouts import IsCancelled
 from app.engine.proof.verdict import Verdict
 from app.engine.providers.candidates import CPU_PROVIDER, Candidate
 from tests.support import models

@@ -43,6 +43,22 @@ async def test_an_error_comes_back_and_the_thread_lives(caplog: pytest.LogCaptur
 
 
 @on_loop
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+async def test_work_that_asks_for_the_process_s_end_is_an_error(error: BaseException) -> None:
+    thread = made()
+
+    def work() -> None:
+        raise error
+
+    with pytest.raises(RuntimeError, match=type(error).__name__):
+        await thread.call(work)
+    thread.put(work)
+
+    assert await thread.call(lambda: "alive") == "alive"
+    thread.close(HANG_S)
+
+
+@on_loop
 async def test_a_waiter_that_leaves_disturbs_nobody() -> None:
     thread = made()
     go = threading.Event()

@@ -41,9 +41,23 @@ def descriptors() -> set[str]:
     }
 
 
-def children() -> list[str]:
-    """This process's children, zombies among them."""
+#: Children that were there before the test: servers that several tests share.
+OTHERS: set[str] = set()
+
+
+def all_children() -> list[str]:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+def children() -> list[str]:
+    """Children that the test started, zombies among them."""
+    return [pid for pid in all_children() if pid not in OTHERS]
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    OTHERS.clear()
+    OTHERS.update(all_children())
 
 
 def wait_for(condition: Callable[[], object]) -> None:

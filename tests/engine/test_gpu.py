@@ -6,8 +6,8 @@ import pytest
 
 from app.bundle.store import Bundle
 from app.engine.opener import BundleProver, OpenerOptions, RunRequest
-from app.engine.proof.prover import try_in_child
-from app.engine.proof.trial import TrialJob
+from app.engine.proof.trialjob import TrialJob
+from app.engine.proof.tryouts import try_in_child
 from app.engine.providers.candidates import CPU_PROVIDER, Candidate
 from app.errors import ProofFailed
 from tests.support.bundles import RECIPES

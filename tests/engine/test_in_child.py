@@ -13,8 +13,9 @@ import pytest
 from app.bundle.store import Bundle
 from app.engine.proof.child import Cancelled, ChildFailed, run_job
 from app.engine.proof.in_child import DiscoveryJob
-from app.engine.proof.prover import try_in_child
-from app.engine.proof.trial import TrialJob, try_out
+from app.engine.proof.trial import try_out
+from app.engine.proof.trialjob import TrialJob
+from app.engine.proof.tryouts import try_in_child
 from app.engine.proof.verdict import Verdict
 from app.engine.providers.candidates import CPU_PROVIDER, Candidate
 from tests.api.live import ROOT

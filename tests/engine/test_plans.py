@@ -9,9 +9,12 @@ import pytest
 
 from app.bundle.store import Bundle
 from app.engine.proof.plan import Plan
-from app.engine.proof.planmaking import ProofRequest
+from app.engine.proof.planmaking import ProofRequest, WantedPrecision
 from app.engine.proof.plans import load_plans, save_plans
-from app.engine.proof.prover import ProofOptions, Proved, Prover
+from app.engine.proof.prover import Proved, Prover
+from app.engine.proof.trialjob import TrialJob
+from app.engine.proof.tryouts import IsCancelled, ProofOptions, TryOut
+from app.engine.proof.verdict import Verdict
 from app.engine.providers.candidates import CPU_PROVIDER
 from app.engine.providers.ranking import Ranking, rank
 from app.errors import SessionFailed, SettingsError
@@ -54,6 +57,9 @@ def plan_of(**changes: Any) -> Plan:
         "calibration_ms": 34.0,
     }
     return Plan(**(fields | changes))
+
+
+ON_PLUGIN: dict[str, Any] = {"provider_opened": PLUGIN.provider, "provider": PLUGIN.provider}
 
 
 # The file
@@ -166,11 +172,12 @@ def test_a_place_that_cannot_be_written_is_a_settings_error(place: str, tmp_path
 def proved(
     bundle: Bundle,
     plan: Plan,
-    trials: Trials,
+    trials: TryOut,
     ranking: Ranking | None = None,
     *,
     cores: int = 2,
     open_session: Any = right_everywhere,
+    precision: WantedPrecision = "fp32",
 ) -> Proved:
     prover = Prover(
         ProofOptions(cores, 100),
@@ -178,7 +185,7 @@ def proved(
         shipped={bundle.digest: plan},
         open_session=open_session,
     )
-    return prover.prove(ProofRequest(bundle, ranking or rank([CPU])))
+    return prover.prove(ProofRequest(bundle, ranking or rank([CPU]), precision))
 
 
 def test_a_shipped_plan_is_obeyed_without_a_trial(bundle_of: BundleOf) -> None:
@@ -279,17 +286,68 @@ def test_a_plan_that_is_wrong_here_is_warned_of_and_left(
     broken: Any, reason: str, bundle_of: BundleOf, caplog: pytest.LogCaptureFixture
 ) -> None:
     sessions = {PLUGIN.provider: broken, CPU_PROVIDER: FakeSession({CPU_PROVIDER: 3})}
-    shipped = plan_of(provider_opened=PLUGIN.provider, provider=PLUGIN.provider)
-    trials = Trials(wrong={PLUGIN.provider: "no"})
+    right = Trials()
+
+    def later_wrong(job: TrialJob, timeout_s: float, cancelled: IsCancelled) -> Verdict:
+        """The plug-in is right in the trial for the shipped plan, so that it is opened here."""
+        wrong = {PLUGIN.provider: "no"} if right.jobs else {}
+        right.wrong = wrong
+        return right(job, timeout_s, cancelled)
 
     plan = proved(
-        bundle_of("affine"), shipped, trials, rank([CPU, PLUGIN]), open_session=opening(sessions)
+        bundle_of("affine"),
+        plan_of(**ON_PLUGIN),
+        later_wrong,
+        rank([CPU, PLUGIN]),
+        open_session=opening(sessions),
     ).plan
 
     assert (plan.source, plan.provider) == ("measured", CPU_PROVIDER)
     assert reason in caplog.records[0].__dict__["reason"]
     if isinstance(broken, FakeSession):
         assert broken.closed == 1
+
+
+def test_a_shipped_plan_for_a_plug_in_is_tried_apart_but_not_measured(bundle_of: BundleOf) -> None:
+    trials, shipped = Trials(), plan_of(**ON_PLUGIN)
+
+    plan = proved(bundle_of("affine"), shipped, trials, rank([CPU, PLUGIN])).plan
+
+    assert (plan.source, plan.provider_opened) == ("shipped", PLUGIN.provider)
+    (job,) = trials.jobs
+    assert (job.candidate, job.budget_ms, job.costs) == (PLUGIN, 0, shipped.costs)
+
+
+def test_a_plug_in_that_crashes_apart_is_not_opened_here(
+    bundle_of: BundleOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    crash = "crashed (SIGSEGV) while opening the model"
+    sessions: dict[str, Any] = {CPU_PROVIDER: FakeSession({CPU_PROVIDER: 3})}  # or a KeyError
+    trials = Trials(wrong={PLUGIN.provider: crash})
+
+    plan = proved(
+        bundle_of("affine"),
+        plan_of(**ON_PLUGIN),
+        trials,
+        rank([CPU, PLUGIN]),
+        open_session=opening(sessions),
+    ).plan
+
+    assert (plan.source, plan.provider) == ("measured", CPU_PROVIDER)
+    assert caplog.records[0].__dict__["reason"] == crash
+
+
+@pytest.mark.parametrize(
+    ("wanted", "source"), [("fp32", "measured"), ("auto", "shipped"), ("int8", "shipped")]
+)
+def test_a_shipped_plan_does_not_overrule_the_precision_that_is_asked_for(
+    wanted: WantedPrecision, source: str, bundle_of: BundleOf
+) -> None:
+    bundle = bundle_of("affine", graphs={"int8": models.model_bytes("affine_int8")})
+
+    plan = proved(bundle, plan_of(precision="int8"), Trials(), precision=wanted).plan
+
+    assert plan.source == source
 
 
 def test_a_plan_for_another_version_does_not_count(bundle_of: BundleOf) -> None:

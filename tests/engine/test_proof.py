@@ -15,8 +15,9 @@ from app.bundle.store import Bundle
 from app.engine.proof.child import Cancelled
 from app.engine.proof.plan import Plan
 from app.engine.proof.planmaking import ProofRequest
-from app.engine.proof.prover import ProofOptions, Proved, Prover
-from app.engine.proof.trial import TrialJob
+from app.engine.proof.prover import Proved, Prover
+from app.engine.proof.trialjob import TrialJob
+from app.engine.proof.tryouts import ProofOptions
 from app.engine.proof.verdict import Verdict
 from app.engine.providers.candidates import CPU_PROVIDER, Candidate
 from app.engine.providers.ranking import Ranking, Rejection, rank

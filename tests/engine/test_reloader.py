@@ -13,12 +13,13 @@ import pytest
 
 from app.bundle.pins import read_pin, remove_pin, write_pin
 from app.bundle.store import Bundle
+from app.engine.versions import reloader as reloading
 from app.engine.versions.background import BackgroundThread
 from app.engine.versions.registry import Registry
 from app.engine.versions.reloader import Hooks, Reloader
 from app.engine.versions.repository import Repository
 from app.engine.versions.selection import Policy
-from app.errors import BundleCorrupt, ModelNotFound, PinRefused, Unavailable
+from app.errors import BundleCorrupt, ModelNotFound, PinRefused, ProofFailed, Unavailable
 from tests.engine.conftest import HANG_S, on_loop, until
 from tests.engine.following import OpenedModel, following
 from tests.support.bundles import make_bundle
@@ -32,12 +33,13 @@ class Opener:
     def __init__(self) -> None:
         self.tried: Counter[tuple[str, int]] = Counter()
         self.bad: set[tuple[str, int]] = set()
+        self.error: BaseException = BundleCorrupt("spoilt")
 
     def __call__(self, bundle: Bundle) -> OpenedModel:
         key = (bundle.manifest.name, bundle.manifest.version)
         self.tried[key] += 1
         if key in self.bad:
-            raise BundleCorrupt("spoilt")
+            raise self.error
         bundle.model()
         bundle.golden()
         return OpenedModel(bundle)
@@ -148,6 +150,56 @@ async def test_a_refused_version_is_tried_again_when_somebody_asks(tmp_path: Pat
 
         assert (entry.served, entry.refused) == (2, {})
         assert opener.tried["m", 2] == 2
+
+
+@on_loop
+async def test_what_may_pass_is_tried_again_three_times_and_ever_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path, "m")
+    opener = Opener()
+    opener.bad = {("m", 2)}
+    opener.error = ProofFailed("took longer than 60 s", passing=True)
+    monkeypatch.setattr(reloading, "_TRY_AGAIN_S", (0.01, 0.02, 0.03))
+    async with following(tmp_path, opener) as (registry, reloader):
+        make_bundle(tmp_path, "m")
+        await reloader.reload("m", HANG_S)
+        await until(lambda: opener.tried["m", 2] == 4)
+        await asyncio.sleep(0.1)
+
+        assert opener.tried["m", 2] == 4
+        assert (served(registry), registry.refused) == (1, [("m", 2)])
+
+
+@on_loop
+async def test_what_has_passed_serves_at_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path, "m")
+    opener = Opener()
+    opener.bad = {("m", 2)}
+    opener.error = ProofFailed("no child process can be started", passing=True)
+    monkeypatch.setattr(reloading, "_TRY_AGAIN_S", (0.05,))
+    async with following(tmp_path, opener) as (registry, reloader):
+        make_bundle(tmp_path, "m")
+        await reloader.reload("m", HANG_S)
+        opener.bad.clear()
+        await until(lambda: served(registry) == 2)
+
+
+@on_loop
+async def test_a_panic_in_foreign_code_refuses_the_version_alone(tmp_path: Path) -> None:
+    make_bundle(tmp_path, "m")
+    opener = Opener()
+    opener.bad = {("m", 2)}
+    opener.error = SystemExit(3)
+    async with following(tmp_path, opener) as (registry, reloader):
+        make_bundle(tmp_path, "m")
+        await reloader.reload("m", HANG_S)
+        assert (served(registry), registry.refused) == (1, [("m", 2)])
+        make_bundle(tmp_path, "m")
+        await reloader.reload("m", HANG_S)
+        assert served(registry) == 3
 
 
 @on_loop

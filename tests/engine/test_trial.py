@@ -9,7 +9,8 @@ import pytest
 
 from app.bundle.manifest import Batching, Manifest
 from app.bundle.store import Bundle
-from app.engine.proof.trial import TrialJob, proof_sizes, rows_vary, try_out
+from app.engine.proof.trial import proof_sizes, rows_vary, try_out
+from app.engine.proof.trialjob import TrialJob
 from app.engine.proof.verdict import Verdict
 from app.engine.providers.candidates import CPU_PROVIDER, Candidate
 from app.errors import SessionFailed

@@ -1,5 +1,6 @@
 """Verdicts on disk: what is found again, what is not, and what a broken folder does (nothing)."""
 
+import errno
 import fcntl
 import json
 import os
@@ -19,8 +20,9 @@ from app.bundle.store import Bundle
 from app.engine.proof import machine
 from app.engine.proof.child import Cancelled
 from app.engine.proof.planmaking import ProofRequest
-from app.engine.proof.prover import ProofOptions, Proved, Prover
-from app.engine.proof.trial import TrialJob
+from app.engine.proof.prover import Proved, Prover
+from app.engine.proof.trialjob import TrialJob
+from app.engine.proof.tryouts import ProofOptions
 from app.engine.proof.verdict import Verdict
 from app.engine.proof.verdicts import Verdicts
 from app.engine.providers.candidates import CPU_PROVIDER, Candidate
@@ -147,7 +149,7 @@ def test_other_versions_and_machines_are_tried_anew(
 ) -> None:
     Verdicts(tmp_path).keep(JOB, verdict())
     if what == "onnxruntime":
-        monkeypatch.setattr(machine, "version", lambda package: "99.0")
+        monkeypatch.setattr(machine, "runtime_version", lambda: "99.0")
     elif what == "machine":
         other = tmp_path / "cpuinfo"
         other.write_text("processor : 0\nmodel name : Acme 3000\nflags : fpu\n\nprocessor : 1\n")
@@ -206,6 +208,74 @@ def test_a_broken_entry_is_made_anew(
     assert kept.find(JOB) == verdict()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"candidate": CPU},
+        {"precision": "int8"},
+        {"costs": (cost(1, 0.5, threads=2, instances=2),)},
+    ],
+    ids=["candidate", "graph", "more cores than there are"],
+)
+def test_an_entry_on_something_else_is_made_anew(
+    changes: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = Verdicts(tmp_path)
+    kept.keep(JOB, verdict(**changes))
+
+    assert kept.find(JOB) is None
+    assert "on something else and is made anew" in caplog.text
+
+
+def test_an_entry_behind_a_link_is_not_read(tmp_path: Path) -> None:
+    kept = Verdicts(tmp_path)
+    kept.keep(JOB, verdict())
+    path = entry(tmp_path)
+    path.symlink_to(path.rename(tmp_path / "elsewhere.json"))
+
+    assert kept.find(JOB) is None
+
+
+def test_a_lock_that_is_a_pipe_or_a_link_holds_up_nobody(tmp_path: Path) -> None:
+    kept = Verdicts(tmp_path)
+    kept.keep(JOB, verdict())
+    lock = entry(tmp_path).with_suffix(".lock")
+    for make in (os.mkfifo, lambda path: Path(path).symlink_to("nowhere")):
+        lock.unlink(missing_ok=True)
+        make(lock)
+
+        with kept.turn(JOB, timeout_s=PATIENCE_S):
+            pass
+
+
+def test_a_file_system_without_locks_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    started_s = time.monotonic()
+
+    with Verdicts(tmp_path).turn(JOB, timeout_s=PATIENCE_S):
+        pass
+
+    assert time.monotonic() - started_s < PATIENCE_S
+
+
+def test_what_killed_processes_left_behind_is_swept_away(tmp_path: Path) -> None:
+    kept = Verdicts(tmp_path)
+    kept.keep(JOB, verdict())
+    folder = tmp_path / "verdicts"
+    for name, age_s in (("old.tmp", DAY_S + 60), ("old.lock", DAY_S + 60), ("new.tmp", 60)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age_s,) * 2)
+
+    kept.keep(JOB, verdict())
+
+    assert sorted(p.name for p in folder.iterdir() if p.suffix != ".json") == ["new.tmp"]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_half_an_entry_is_made_anew(share: float, tmp_path: Path) -> None:
     kept = Verdicts(tmp_path)
@@ -244,6 +314,19 @@ def test_a_crash_or_hang_counts_for_a_day(after_s: float, holds: bool, tmp_path:
     later = Verdicts(tmp_path, wall_clock=lambda: now_s + after_s)
 
     assert later.find(JOB) == (crashed if holds else None)
+
+
+@pytest.mark.parametrize(("days", "holds"), [(6, True), (8, False)])
+def test_a_device_that_was_wrong_is_tried_again_after_a_week(
+    days: int, holds: bool, tmp_path: Path
+) -> None:
+    """Its driver may be another, which nothing tells."""
+    wrong = verdict(numeric_class=None, reason="outputs differ", costs=())
+    Verdicts(tmp_path).keep(JOB, wrong)
+
+    later = Verdicts(tmp_path, wall_clock=lambda: time.time() + days * DAY_S)
+
+    assert later.find(JOB) == (wrong if holds else None)
 
 
 @pytest.mark.parametrize("after_s", [-1e9, 1e12])
@@ -402,7 +485,8 @@ import sys
 from pathlib import Path
 from app.bundle.store import open_bundle
 from app.engine.proof.planmaking import ProofRequest
-from app.engine.proof.prover import ProofOptions, Prover
+from app.engine.proof.prover import Prover
+from app.engine.proof.tryouts import ProofOptions
 from app.engine.providers.ranking import rank
 from app.engine.proof.trial import try_out
 from app.engine.proof.verdicts import Verdicts

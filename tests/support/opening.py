@@ -6,8 +6,10 @@ from app.bundle.store import Bundle
 from app.engine.model import Model, ModelLimits
 from app.engine.proof.evidence import check_evidence
 from app.engine.proof.planmaking import ProofRequest, WantedPrecision
-from app.engine.proof.prover import IsCancelled, ProofOptions, Proved, Prover, TryOut
-from app.engine.proof.trial import OpenSession, TrialJob, try_out
+from app.engine.proof.prover import Proved, Prover
+from app.engine.proof.trial import OpenSession, try_out
+from app.engine.proof.trialjob import TrialJob
+from app.engine.proof.tryouts import IsCancelled, ProofOptions, TryOut
 from app.engine.proof.verdict import Verdict
 from app.engine.providers.ranking import Ranking
 from app.engine.scheduling.batcher import Observer

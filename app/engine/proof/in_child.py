@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 
 from app.engine.proof.priority import step_back
-from app.engine.proof.trial import TrialJob, try_out
+from app.engine.proof.trial import try_out
+from app.engine.proof.trialjob import TrialJob
 from app.engine.providers import installed as providers
 
 Tell = Callable[[str], None]

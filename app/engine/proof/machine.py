@@ -3,11 +3,11 @@
 import functools
 import hashlib
 import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 from app import __version__
+from app.engine.providers.installed import runtime_version
 
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 #: Which kernels ONNX Runtime chooses depends on these lines.
@@ -19,7 +19,7 @@ def fingerprint() -> str:
     """Hex digest of processor, system and versions. Devices come with each candidate."""
     parts = [
         __version__,
-        version("onnxruntime"),
+        runtime_version(),
         platform.python_version(),
         platform.system(),
         platform.machine(),

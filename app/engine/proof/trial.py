@@ -12,17 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial, reduce
-from pathlib import Path
-from typing import Final, Literal
-
-from pydantic import BaseModel, ConfigDict
+from typing import Final
 
 from app.bundle.golden import Comparison, Golden, replay, worse
-from app.bundle.manifest import Manifest, Precision
+from app.bundle.manifest import Manifest
 from app.bundle.store import open_bundle
 from app.engine.proof.calibration import Calibration, batch_sizes, calibrate
 from app.engine.proof.choosing import Configuration, configuration
 from app.engine.proof.plan import Cost
+from app.engine.proof.trialjob import TrialJob
 from app.engine.proof.verdict import Verdict
 from app.engine.providers.candidates import CPU_PROVIDER, Candidate, DeviceKind
 from app.engine.session import Session
@@ -35,25 +33,6 @@ Tell = Callable[[str], None]
 _ODD_ROWS: Final = 7
 #: Long enough for hundreds of runs of a small model, of which races show.
 _TOGETHER_S: Final = 0.1
-
-
-class TrialJob(BaseModel):
-    """What the child gets."""
-
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
-
-    job: Literal["try"] = "try"
-    #: Folder of the model, and what lies in it.
-    model_path: Path
-    version: int
-    digest: str
-    candidate: Candidate
-    precision: Precision = "fp32"
-    cores: int
-    budget_ms: int
-    background: bool = False
-    #: Of a version that is just like this one; nothing is measured then.
-    costs: tuple[Cost, ...] = ()
 
 
 def try_out(

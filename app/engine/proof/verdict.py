@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.bundle.manifest import NumericClass, Precision
 from app.engine.proof.plan import Cost
+from app.engine.proof.trialjob import TrialJob
 from app.engine.providers.candidates import Candidate
 
 
@@ -39,3 +40,8 @@ class Verdict(BaseModel):
     @property
     def accepted(self) -> bool:
         return self.numeric_class is not None
+
+    def answers(self, job: TrialJob) -> bool:
+        """Whether it is on that job's candidate and graph, with runs that its cores can bear."""
+        fits = all(cost.intra_op_threads * cost.instances <= job.cores for cost in self.costs)
+        return fits and (self.candidate, self.precision) == (job.candidate, job.precision)

@@ -19,16 +19,25 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from app.bundle.files import read_plain_file
 from app.engine.proof.machine import fingerprint
-from app.engine.proof.trial import TrialJob
+from app.engine.proof.trialjob import TrialJob
 from app.engine.proof.verdict import Verdict
+from app.engine.providers.candidates import CPU_PROVIDER
+from app.errors import BundleError
 
 logger = logging.getLogger(__name__)
 
 _LAYOUT: Final = 1
-_PASSING_S: Final = 24 * 3600.0
+_DAY_S: Final = 24 * 3600.0
+_PASSING_S: Final = _DAY_S
+#: A driver may be replaced, and nothing tells.
+_REJECTED_S: Final = 7 * _DAY_S
+#: Drafts and locks that nobody holds any longer.
+_LEFTOVER_S: Final = _DAY_S
 _MOST_ENTRIES: Final = 1000
 _LOCK_POLL_S: Final = 0.05
+_LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Verdicts:
@@ -44,16 +53,20 @@ class Verdicts:
         """The kept verdict on a job, where there is one that still holds."""
         path = self._path(job)
         try:
-            raw = path.read_bytes()
+            raw = read_plain_file(path, None)
             age_s = self._wall_clock() - path.stat().st_mtime
-        except OSError:
+        except (OSError, BundleError):
             return None
         try:
             verdict = Verdict.model_validate_json(raw)
         except ValidationError:
             logger.warning("a kept verdict is not readable and is made anew")
             return None
-        too_old = verdict.passing and not 0 <= age_s <= _PASSING_S
+        if not verdict.answers(job):
+            logger.warning("a kept verdict is on something else and is made anew")
+            return None
+        lasts_s = _lasts_s(verdict)
+        too_old = lasts_s is not None and not 0 <= age_s <= lasts_s
         too_rough = verdict.background and not job.background
         return None if too_old or too_rough else verdict
 
@@ -81,9 +94,7 @@ class Verdicts:
         wanted any longer, it goes on anyway."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(
-                self._path(job).with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            descriptor = os.open(self._path(job).with_suffix(".lock"), _LOCK_FLAGS, 0o600)
         except OSError as error:
             self._complain(error)
             yield
@@ -114,6 +125,11 @@ class Verdicts:
         for path in entries[: max(0, len(entries) - _MOST_ENTRIES)]:
             path.unlink(missing_ok=True)
             path.with_suffix(".lock").unlink(missing_ok=True)
+        now_s = self._wall_clock()
+        for pattern in ("*.tmp", "*.lock"):
+            for path in self._folder.glob(pattern):
+                if now_s - _written(path) > _LEFTOVER_S:
+                    path.unlink(missing_ok=True)
 
     def _complain(self, error: OSError) -> None:
         if not self._complained:
@@ -127,9 +143,20 @@ class Verdicts:
 def _locked(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        pass  # A file system without locks: better tried twice than waited for.
     return True
+
+
+def _lasts_s(verdict: Verdict) -> float | None:
+    """None for as long as it is not one of too many."""
+    if verdict.passing:
+        return _PASSING_S
+    if verdict.accepted or verdict.candidate.provider == CPU_PROVIDER:
+        return None
+    return _REJECTED_S
 
 
 def _written(path: Path) -> float:

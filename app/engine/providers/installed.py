@@ -99,6 +99,11 @@ def discover(
     return Discovery((*built_in, *plugged), tuple(problems))
 
 
+def runtime_version() -> str:
+    """Version and build of ONNX Runtime. Its packages are several: for GPUs, of nightly builds."""
+    return f"{onnxruntime.__version__} {onnxruntime.get_build_info()}"
+
+
 def installed() -> list[importlib.metadata.Distribution]:
     """The installed packages, each once."""
     return _once(importlib.metadata.distributions())

@@ -223,7 +223,9 @@ class Workers:
             started = self._clock()
             try:
                 outcome = job.run()
-            except Exception:
+            except BaseException:
+                # Also of foreign code that panics, or asks for the process's end: the cores that
+                # it holds must come free.
                 logger.exception("a run job raised")
                 finish = None
             ran_s = self._clock() - started

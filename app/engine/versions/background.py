@@ -38,6 +38,8 @@ class BackgroundThread:
                 result = work()
             except Exception as error:
                 self.tell_loop(_fail, future, error)
+            except BaseException as error:  # Foreign code asks for the process's end, or panics.
+                self.tell_loop(_fail, future, RuntimeError(repr(error)))
             else:
                 self.tell_loop(_succeed, future, result)
 
@@ -55,7 +57,7 @@ class BackgroundThread:
         while (work := self._work.get()) is not None:
             try:
                 work()
-            except Exception:
+            except BaseException:
                 logger.exception("background work failed")
             del work  # It may hold a whole model, and the next may be long in coming.
 

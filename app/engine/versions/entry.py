@@ -24,6 +24,8 @@ class Refusal:
         tried: the files when it was tried.
         seen: the files at the last scan.
         is_due: whether to try again.
+        may_pass: it may have nothing to do with the files.
+        tries: how often these files were tried.
     """
 
     reason: str
@@ -31,6 +33,8 @@ class Refusal:
     tried: Fingerprint
     seen: Fingerprint
     is_due: bool = False
+    may_pass: bool = False
+    tries: int = 1
 
     def see(self, now: Fingerprint) -> None:
         """Worth another try are files that are others, and no longer being written."""
@@ -148,6 +152,8 @@ class Entry:
         self.outdated.discard(version)
         old = self.refusals.get(version)
         self.refusals[version] = refusal
+        if old is not None and old.tried == refusal.tried:
+            refusal.tries = old.tries + 1
         # A version that is being copied slowly is told of once.
         if old is None or old.kind != refusal.kind:
             self._log(logging.ERROR, "model version refused", version, refusal.reason)

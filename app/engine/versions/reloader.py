@@ -20,11 +20,13 @@ from app.engine.versions.entry import Entry, Refusal
 from app.engine.versions.registry import Registry
 from app.engine.versions.repository import Repository
 from app.engine.versions.selection import Policy
-from app.errors import ModelportError, NothingToServe, PinRefused, Unavailable
+from app.errors import ModelportError, NothingToServe, PinRefused, ProofFailed, Unavailable
 
 logger = logging.getLogger(__name__)
 
 _JITTER: Final = 0.1
+#: When a version is tried again that failed for a reason which may pass.
+_TRY_AGAIN_S: Final = (60.0, 300.0, 1800.0)
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,12 @@ class Reloader:
         self._policy = policy
         self._loop = asyncio.get_running_loop()
         self._loader = BackgroundThread("modelport-load", self._loop)
+        self._random = random.Random()  # noqa: S311 (no secret)
         self._looking = asyncio.Lock()
         self._changed = asyncio.Event()
         self._opening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._retries: set[asyncio.TimerHandle] = set()
         self._rescan_due: set[str] | None = None
         self._last_opened = ""
         self._told: set[tuple[str, str]] = set()
@@ -92,8 +96,7 @@ class Reloader:
 
     async def _poll(self, every_s: float) -> None:
         while True:
-            spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 (no secret)
-            await asyncio.sleep(every_s * spread)
+            await asyncio.sleep(every_s * self._random.uniform(1 - _JITTER, 1 + _JITTER))
             await self._look_quietly(())
 
     def rescan(self, forget: bool) -> None:
@@ -240,6 +243,7 @@ class Reloader:
             return
         if isinstance(result, Refusal):
             entry.failed(version, result)
+            self._plan_retry(entry, version, result)
             self._hooks.attempted(entry.name, "refused")
             return
         self._hooks.loaded(result)
@@ -248,25 +252,43 @@ class Reloader:
             self._let_go(old)
         self._hooks.attempted(entry.name, "loaded")
 
+    def _plan_retry(self, entry: Entry, version: int, refusal: Refusal) -> None:
+        """What failed for a reason that may pass is tried again, three times, ever later."""
+        if not refusal.may_pass or refusal.tries > len(_TRY_AGAIN_S):
+            return
+
+        def retry() -> None:
+            self._retries.discard(handle)
+            if entry.refusals.get(version) is refusal:
+                refusal.is_due = True
+                self._decide(entry)
+                self._go_on()
+
+        handle = self._loop.call_later(_TRY_AGAIN_S[refusal.tries - 1], retry)
+        self._retries.add(handle)
+
     def _attempt(self, folder: ModelFolder, version: int) -> Model | Refusal:
         """On the loading thread. Whatever is wrong with a version, others can still serve."""
         before = fingerprint(folder.path / str(version))
         try:
             return self._hooks.open(open_bundle(folder.path, version))
-        except Exception as error:
+        except BaseException as error:  # Foreign code may panic, or ask for the process's end.
             if isinstance(error, ModelportError):
                 reason = str(error)
             else:
                 reason = f"cannot be loaded ({type(error).__name__})"
                 about = {"model": folder.name, "version": version}
                 logger.exception("model version failed", extra=about)
-            return Refusal(reason, type(error).__name__, before, before)
+            may_pass = isinstance(error, ProofFailed) and error.passing
+            return Refusal(reason, type(error).__name__, before, before, may_pass=may_pass)
 
     def drain(self) -> None:
         """Begin nothing new, and stop waiting for what goes on."""
         self.is_closing = True
         for task in self._tasks:
             task.cancel()
+        for handle in self._retries:
+            handle.cancel()
         self._changed.set()
 
     def close(self, timeout_s: float) -> None:
