@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_format, settings.log_level, getattr(options, "place", None))
         return _COMMANDS[options.command](settings, options)
     except StartupError as error:
-        _say_why(error)
+        _say_why(options.command, error)
         return error.exit_status
 
 
@@ -169,13 +169,14 @@ def _print(lines: Iterable[str]) -> int:
     return 0
 
 
-def _say_why(error: StartupError) -> None:
+def _say_why(command: str, error: StartupError) -> None:
     """One line on stderr: of the log where that is JSON, else for a person."""
     from app.ops.logging import JsonFormatter  # noqa: PLC0415
 
     handlers = logging.getLogger().handlers
     if any(isinstance(handler.formatter, JsonFormatter) for handler in handlers):
-        logger.error("cannot start", extra={"error": str(error)})
+        what = "cannot start" if command in ("serve", WORKER) else f"{command} failed"
+        logger.error(what, extra={"error": str(error)})
     else:  # as text, or before the format was known
         print(f"modelport: {error}", file=sys.stderr)
 

@@ -1,5 +1,7 @@
 """Settings, put as the engine wants them."""
 
+from collections.abc import Collection, Sequence
+
 from app.engine.cores import available_cores
 from app.engine.opener import OpenerOptions, RunRequest
 from app.settings import Settings
@@ -13,6 +15,11 @@ def run_budget(settings: Settings) -> tuple[int, str]:
     if settings.workers == 1:
         return count, reason
     return max(1, count // settings.workers), f"{reason}, divided by {settings.workers} workers"
+
+
+def unknown_models(settings: Settings, known: Collection[str]) -> Sequence[str]:
+    """Names in `MODELPORT_PER_MODEL` of which the repository has no model: they do nothing."""
+    return sorted(settings.per_model.keys() - set(known))
 
 
 def opener_options(settings: Settings) -> OpenerOptions:

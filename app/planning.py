@@ -1,13 +1,14 @@
 """`python -m app plan`: prove and calibrate without serving, and write the plans down."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from app.bundle.store import Bundle, ModelFolder, open_bundle, scan
 from app.engine.opener import BundleProver
+from app.engine.proof.calibration import WORTHWHILE
 from app.engine.proof.plan import Cost, Plan
 from app.engine.proof.plans import save_plans
-from app.errors import BundleError, ModelportError, NothingToServe
+from app.errors import BundleError, ModelportError, NothingToServe, SettingsError
 from app.opening import opener_options, run_budget
 from app.settings import Settings
 
@@ -19,10 +20,11 @@ def plan(settings: Settings, names: Sequence[str] = (), out: Path | None = None)
         names: only these models; all where none is given.
         out: file for `MODELPORT_PLAN`.
     Raises:
-        NothingToServe: a model is not there or cannot be proved. The others are written all the
-            same.
+        NothingToServe: a model is not there or cannot be proved; nothing is written then.
         SettingsError: `out` cannot be written.
     """
+    if out is not None:
+        _check_place(out)
     prover = BundleProver(opener_options(settings), run_budget(settings)[0])
     plans: dict[str, Plan] = {}
     failed: list[str] = []
@@ -37,11 +39,28 @@ def plan(settings: Settings, names: Sequence[str] = (), out: Path | None = None)
         proved.session.close()
         plans[bundle.digest] = proved.plan
         yield from describe(bundle, proved.plan)
-    if out is not None:
-        save_plans(out, plans)
-        yield f"{len(plans)} plans written to {out}; use it by MODELPORT_PLAN={out}"
     if failed:
-        raise NothingToServe(f"cannot plan {'; '.join(failed)}")
+        unwritten = "" if out is None else f"; {out} is not written"
+        raise NothingToServe(f"cannot plan {'; '.join(failed)}{unwritten}")
+    if out is not None:
+        _write(out, plans)
+        number = "1 plan" if len(plans) == 1 else f"{len(plans)} plans"
+        yield f"{number} written to {out}; use it by MODELPORT_PLAN={out}"
+
+
+def _check_place(out: Path) -> None:
+    """Tell before all the measuring where the file cannot be written."""
+    if out.is_dir():
+        raise SettingsError(f"--out {out}: it is a folder")
+    if not out.parent.is_dir():
+        raise SettingsError(f"--out {out}: the folder {out.parent} does not exist")
+
+
+def _write(out: Path, plans: Mapping[str, Plan]) -> None:
+    try:
+        save_plans(out, plans)
+    except SettingsError as error:
+        raise SettingsError(f"--out {out}: {error}") from None
 
 
 def _folders(root: Path, names: Sequence[str]) -> list[ModelFolder]:
@@ -80,6 +99,12 @@ def describe(bundle: Bundle, found: Plan) -> Iterator[str]:
         yield "  threads × instances    rows     ms a run     rows/s"
     for cost in found.costs:
         yield "  " + _row(cost, found)
+    if found.costs:
+        share = round(100 * (WORTHWHILE - 1))
+        yield (
+            f"  chosen: the smallest batch within {share} % of the most rows/s of its threads × "
+            f"instances; others than the first must be more than {share} % faster"
+        )
 
 
 def _inline(found: Plan) -> str:

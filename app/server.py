@@ -161,7 +161,14 @@ class Server(uvicorn.Server):
     def handle_hangup(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """SIGHUP: look at the repository now."""
         assert self._loop is not None  # noqa: S101 (the handler is set by what runs on it)
-        self._loop.call_soon_threadsafe(self.rescan)
+        self._loop.call_soon_threadsafe(self._hang_up)
+
+    def _hang_up(self) -> None:
+        if self._stopping:
+            logger.info("SIGHUP changes nothing: stopping")
+            return
+        logger.info("SIGHUP: looking at the model repository")
+        self.rescan()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """SIGTERM drains; another changes nothing. A second Ctrl-C stops waiting."""

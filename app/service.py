@@ -20,7 +20,7 @@ from app.engine.versions.reloader import Hooks, Reloader
 from app.engine.versions.repository import Repository
 from app.engine.versions.selection import Policy
 from app.errors import NotReady
-from app.opening import opener_options, run_budget
+from app.opening import opener_options, run_budget, unknown_models
 from app.ops.figures import ModelMetrics
 from app.ops.metrics import Metrics
 from app.settings import Settings
@@ -39,6 +39,7 @@ class Service:
         self.metrics = Metrics()
         self.metrics.ready = lambda: self.is_ready
         self.metrics.refused = lambda: self.registry.refused
+        self.metrics.serving = lambda: self.registry.serving
         self.metrics.pin_problems = lambda: self.registry.pin_problems
         #: Called after a pin or a reload by an administrator, for processes that serve beside.
         self.tell_others: Callable[[], None] = lambda: None
@@ -110,10 +111,23 @@ class Service:
         repository = Repository(settings.models, files)
         self._reloader = reloader = Reloader(self.registry, repository, hooks, policy)
         await reloader.start()
+        self._warn_of_unknown()
         self.registry.check(settings.models, settings.require)
+        self._tell_unserved()
         await files.call(give_back_freed)
         if settings.poll_s:
             reloader.poll(settings.poll_s)
+
+    def _warn_of_unknown(self) -> None:
+        for name in unknown_models(self.settings, self.registry.entries):
+            logger.warning(
+                "MODELPORT_PER_MODEL names a model that is not in the repository",
+                extra={"model": name},
+            )
+
+    def _tell_unserved(self) -> None:
+        for name, reason in self.registry.unserved.items():
+            logger.error("model not served", extra={"model": name, "reason": reason})
 
     def _open(
         self, bundle: Bundle, opener: Opener, handler: Handler, files: BackgroundThread

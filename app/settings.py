@@ -5,6 +5,7 @@ This is the only file that looks at the environment (but for the telemetry switc
 """
 
 import difflib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import SettingsError
@@ -23,6 +25,7 @@ _BUILD_VARIABLES: Final = frozenset({"MODELPORT_TORCH_INDEX"})
 
 #: Never repeated, not even in the message that refuses it.
 _UNSHOWN: Final = "MODELPORT_ADMIN_KEY"
+_KEY_CHARACTERS: Final = 16
 
 Precision = Literal["fp32", "auto", "int8", "fp16"]
 
@@ -32,6 +35,18 @@ def _split(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _from_json(value: Any) -> Any:
+    """What the text of a variable holds; anything else stays as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise PydanticCustomError(
+            "json", "is not valid JSON: {problem}", {"problem": str(error)}
+        ) from None
 
 
 class ModelSettings(BaseModel):
@@ -81,7 +96,7 @@ class Settings(BaseSettings):
     ] = 5.0
     admin_key: Annotated[
         SecretStr | None,
-        Field(min_length=16, description="Bearer token of `/admin`; without it there is none."),
+        Field(description="Bearer token of `/admin`; without it there is none."),
     ] = None
     provider: Annotated[
         tuple[str, ...],
@@ -100,6 +115,7 @@ class Settings(BaseSettings):
     ] = "fp32"
     per_model: Annotated[
         Mapping[str, ModelSettings],
+        NoDecode,
         Field(
             description="JSON by model name: `provider`, `provider_strict`, `precision`,"
             " `timeout_ms`."
@@ -166,6 +182,16 @@ class Settings(BaseSettings):
     ] = "info"
 
     _split_names = field_validator("require", "provider", mode="before")(_split)
+    _read_json = field_validator("per_model", mode="before")(_from_json)
+
+    @field_validator("admin_key")
+    @classmethod
+    def _long_enough(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and len(key) < _KEY_CHARACTERS:
+            raise PydanticCustomError(
+                "too_short", f"must have at least {_KEY_CHARACTERS} characters"
+            )
+        return key
 
     @property
     def cache_folder(self) -> Path | None:
@@ -203,7 +229,15 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = PREFIX + ".".join(str(part) for part in first["loc"][:1]).upper()
-        shown = "" if name == _UNSHOWN else f"={first['input']!r}"
-        raise SettingsError(f"{name}{shown}: {first['msg']}") from None
+        raise SettingsError(_in_one_line(error.errors(include_url=False)[0])) from None
+
+
+def _in_one_line(error: ErrorDetails) -> str:
+    """Where it is wrong, what stands there, and why that will not do."""
+    setting, *inner = (str(part) for part in error["loc"])
+    name = PREFIX + setting.upper()
+    shown = "" if name == _UNSHOWN else f"={error['input']!r}"
+    reason = error["msg"]
+    if error["type"] == "extra_forbidden":
+        reason = f"there is no such setting; there are: {', '.join(ModelSettings.model_fields)}"
+    return f"{'.'.join((name, *inner))}{shown}: {reason}"

@@ -164,11 +164,21 @@ class Supervisor:
 
     def _handle(self, number: int) -> None:
         if number == signal.SIGHUP:
-            self._rescan()
+            self._hang_up()
         elif number in _STOPS and self._ends_s is None:
             self._stop(number)
         elif number == signal.SIGINT:
             self._stop_waiting()
+
+    def _hang_up(self) -> None:
+        if self._ends_s is not None:
+            logger.info("SIGHUP changes nothing: stopping")
+            return
+        workers = self._workers()
+        logger.info(
+            "SIGHUP: every worker looks at the model repository", extra={"workers": len(workers)}
+        )
+        self._rescan()
 
     # ------------------------------------------------------------ start and replace
 
@@ -184,7 +194,10 @@ class Supervisor:
             worker = WorkerProcess(index, self._numbers, self._listener, self._options)
         except OSError as error:  # no memory or no more processes for now
             logger.error("cannot start a worker", extra={"worker": index, "error": error.strerror})
-            self._start_later(place)
+            if self._has_served:
+                self._start_later(place)
+            else:  # nobody waits for a service that never came up
+                self._status = 1
             return
         place.worker = worker
         self._selector.register(worker.channel, selectors.EVENT_READ)

@@ -77,6 +77,11 @@ class TestBadSettings:
     def test_a_bad_value(self, refusal: Refusal) -> None:
         assert refusal(2, timeout_ms="soon").startswith("MODELPORT_TIMEOUT_MS='soon': ")
 
+    def test_settings_of_models_that_are_no_json(self, refusal: Refusal) -> None:
+        line = refusal(2, per_model="{digits}")
+
+        assert line.startswith("MODELPORT_PER_MODEL='{digits}': is not valid JSON: ")
+
     def test_a_bad_port_on_the_command_line(self, refusal: Refusal) -> None:
         assert refusal(2, "--port", "70000").startswith("MODELPORT_PORT=70000: ")
 
@@ -156,7 +161,30 @@ class TestNothingToServe:
     def test_a_provider_that_is_unknown(self, refusal: Refusal, repository: Path) -> None:
         line = refusal(3, models=repository, provider="warp", provider_strict="true")
 
-        assert "warp" in line
+        assert line.endswith(
+            ": warp is not available here; available: CPUExecutionProvider:cpu; "
+            "MODELPORT_PROVIDER_STRICT is strict: only warp may serve it"
+        )
+
+    def test_a_provider_of_one_model_that_is_unknown(
+        self, refusal: Refusal, repository: Path
+    ) -> None:
+        own = json.dumps({"affine": {"provider": "warp", "provider_strict": True}})
+
+        line = refusal(3, models=repository, per_model=own)
+
+        assert line.endswith("; MODELPORT_PER_MODEL is strict: only warp may serve it")
+
+    def test_a_pin_that_cannot_be_obeyed(self, refusal: Refusal, tmp_path: Path) -> None:
+        bundle = make_bundle(tmp_path, "affine", "affine")
+        (bundle.path.parent / "serve.json").write_text('{"version": 7}')
+
+        line = refusal(3, models=tmp_path)
+
+        assert line == (
+            f"no model can be served from {tmp_path}: affine: pinned version 7 is absent; "
+            "`python -m app unpin affine` removes the pin"
+        )
 
 
 class TestInAChild:
@@ -309,8 +337,46 @@ class TestDoctor:
     def test_no_provider(self, repository: Path) -> None:
         ended = run_app("doctor", models=repository, provider="warp", provider_strict="true")
 
+        lines = ended.stdout.splitlines()
         assert ended.returncode == 1
-        assert "  problem: there is none to try" in ended.stdout.splitlines()
+        assert "  problem: there is none to try" in lines
+        # It says of the model what the service says, and nothing against it.
+        assert "would be served" not in ended.stdout.replace("nothing would be served", "")
+        assert (
+            "  affine: not served, problem: there is no execution provider to try: "
+            "warp is not available here; available: CPUExecutionProvider:cpu; "
+            "MODELPORT_PROVIDER_STRICT is strict: only warp may serve it"
+        ) in lines
+
+    def test_only_the_first_provider_counts_when_strict(self, repository: Path) -> None:
+        ended = run_app(
+            "doctor", models=repository, provider="cpu,warp", provider_strict="true", threads=1
+        )
+
+        head = "Execution providers, in the order they are tried "
+        assert ended.returncode == 0
+        assert f"{head}(only cpu, by MODELPORT_PROVIDER_STRICT):" in ended.stdout.splitlines()
+        assert "not warp" not in ended.stdout
+
+    def test_a_model_with_providers_of_its_own(self, repository: Path) -> None:
+        own = json.dumps({"affine": {"provider": ["warp", "cpu"], "provider_strict": False}})
+
+        ended = run_app(
+            "doctor", models=repository, provider="warp", provider_strict="true", per_model=own
+        )
+
+        lines = ended.stdout.splitlines()
+        assert ended.returncode == 0
+        assert "  affine: version 1 would be served, the newest that is complete" in lines
+        tried = "    by MODELPORT_PER_MODEL it is tried on: CPUExecutionProvider (cpu)"
+        assert lines[lines.index(tried) + 1].startswith("    not warp: is not available here")
+
+    def test_settings_of_a_model_that_is_not_there(self, repository: Path) -> None:
+        ended = run_app("doctor", models=repository, per_model='{"afine": {}}')
+
+        assert ended.returncode == 0  # the service starts all the same
+        warning = "MODELPORT_PER_MODEL names 'afine': it is not in the model repository"
+        assert f"  warning: {warning}" in ended.stdout.splitlines()
 
     def test_an_empty_repository(self, tmp_path: Path) -> None:
         ended = run_app("doctor", models=tmp_path)
@@ -367,3 +433,10 @@ class TestPin:
         assert ended.returncode != 0
         assert ended.stderr.startswith("modelport: ")
         assert ended.stderr.count("\n") == 1
+
+    def test_the_log_says_which_command_failed(self, repository: Path) -> None:
+        ended = run_app("pin", "affine", "7", models=repository, log_format="json")
+
+        line = json.loads(ended.stderr)
+        assert (line["level"], line["message"]) == ("error", "pin failed")
+        assert line["error"] == "version 7 of affine is not published; there are: 1"

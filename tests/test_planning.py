@@ -53,9 +53,10 @@ def test_costs_are_shown_as_a_table(repository: Path) -> None:
     lines = list(plan(settings(repository, calibration_budget_ms=100), ["affine"]))
 
     start = lines.index("  threads × instances    rows     ms a run     rows/s")
-    rows = [line.split() for line in lines[start + 1 :]]
+    rows = [line.split() for line in lines[start + 1 : -1]]
     assert [row[:4] for row in rows] == [["1", "×", "1", str(n)] for n in (1, 2, 4, 8, 16)]
     assert sum("<- chosen" in line for line in lines) == 1
+    assert lines[-1].startswith("  chosen: the smallest batch within 5 % of the most rows/s")
 
 
 def test_the_file_has_a_plan_for_each_version(repository: Path, tmp_path: Path) -> None:
@@ -85,16 +86,27 @@ def test_only_what_is_named_is_planned(repository: Path, tmp_path: Path) -> None
     assert list(load_plans(out)) == [open_bundle(repository / "poison", 1).digest]
 
 
-def test_a_broken_model_does_not_keep_the_others_from_their_plans(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_one_plan_is_called_one(repository: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plans.json"
+
+    lines = list(plan(settings(repository), ["affine"], out))
+
+    assert lines[-1] == f"1 plan written to {out}; use it by MODELPORT_PLAN={out}"
+
+
+def test_a_broken_model_leaves_the_file_as_it_was(repository: Path, tmp_path: Path) -> None:
+    """The others are shown, but a file that lacks a model would be taken for the whole."""
     damage(repository, "broken")
     out, lines = tmp_path / "plans.json", []
+    out.write_text("of yesterday")
 
     with pytest.raises(NothingToServe) as failed:
         lines.extend(plan(settings(repository), out=out))
 
-    assert len(load_plans(out)) == 2
+    assert out.read_text() == "of yesterday"
+    assert sorted(tmp_path.iterdir()) == [repository, out]
+    assert [line.split()[0] for line in lines if " version 1: " in line] == ["affine", "poison"]
+    assert str(failed.value).endswith(f"; {out} is not written")
     assert [line for line in lines if line.startswith("broken: not proved: no execution provider")]
     assert str(failed.value).startswith("cannot plan broken: no execution provider gave the golden")
 
@@ -135,8 +147,19 @@ def test_a_pin_that_cannot_be_followed_is_a_failure(pin: str, repository: Path) 
 
 
 def test_a_file_that_cannot_be_written_is_a_failure(repository: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="the plans cannot be written"):
-        list(plan(settings(repository), ["affine"], tmp_path / "nowhere" / "plans.json"))
+    folder, inside = tmp_path / "folder", tmp_path / "nowhere" / "plans.json"
+    folder.mkdir()
+    name = tmp_path / ("n" * 255)  # too long with what is put before it
+
+    for out, problem in (
+        (folder, "it is a folder"),
+        (Path(), "it is a folder"),
+        (inside, f"the folder {inside.parent} does not exist"),
+        (name, "the plans cannot be written: File name too long"),
+    ):
+        with pytest.raises(SettingsError) as failed:
+            list(plan(settings(repository), ["affine"], out))
+        assert str(failed.value) == f"--out {out}: {problem}"
 
 
 def test_rejections_are_shown(repository: Path) -> None:
@@ -154,5 +177,7 @@ def test_the_command_line_says_the_same(repository: Path, tmp_path: Path) -> Non
 
     assert found.returncode == NothingToServe.exit_status
     assert "affine version 1: fp32 on CPUExecutionProvider" in found.stdout
-    assert found.stderr.count("\n") == 1
-    assert len(json.loads(out.read_text())["plans"]) == 2
+    line = json.loads(found.stderr)
+    assert (line["level"], line["message"]) == ("error", "plan failed")
+    assert line["error"].startswith("cannot plan broken: ")
+    assert not out.exists()

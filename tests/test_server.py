@@ -1,6 +1,7 @@
 """The process: what it loads, when it says ready, and how it ends."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -279,6 +280,37 @@ def test_a_provider_that_is_not_there_is_warned_of(
 
     assert "Foo, which is not available here" in warnings[0]["problem"]
     assert warnings[1]["message"] == "model loaded, not on a provider that was asked for"
+
+
+def test_settings_of_a_model_that_is_not_there_are_warned_of(
+    start_server: StartServer, repository: Path
+) -> None:
+    server = start_server(repository, per_model='{"afine": {}, "affine": {}}')
+
+    (warning,) = [line for line in server.log_lines() if line["level"] == "warning"]
+
+    assert warning["message"] == "MODELPORT_PER_MODEL names a model that is not in the repository"
+    assert warning["model"] == "afine"
+
+
+def test_a_model_whose_pin_cannot_be_obeyed_is_left_out_and_told(
+    start_server: StartServer, repository: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(repository, models)
+    make_bundle(models, "pinned", "affine")
+    (models / "pinned" / "serve.json").write_text('{"version": 7}')
+
+    server = start_server(models)
+
+    with server.client() as client:
+        assert client.post("/models/affine/predict", content=BODY).status_code == 200
+        assert client.post("/models/pinned/predict", content=BODY).status_code == 404
+    told = server.wait_for_line("model not served")
+    assert (told["level"], told["model"]) == ("error", "pinned")
+    assert told["reason"] == (
+        "pinned version 7 is absent; `python -m app unpin pinned` removes the pin"
+    )
 
 
 def test_garbage_behind_a_request_does_not_take_its_answer(

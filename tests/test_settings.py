@@ -149,6 +149,55 @@ def test_a_bad_value_is_told_in_one_line(
     assert "http" not in message.removeprefix("MODELPORT_PORT='http'")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ('{"digits": ', "='{\"digits\": ': is not valid JSON: Expecting value: line 1 column 12 "),
+        ("nonsense", "='nonsense': is not valid JSON: Expecting value: line 1 column 1 "),
+        ("[" * 100_000, "='[[[["),
+        ("[1]", "=[1]: Input should be a valid "),
+        ('{"digits": 5}', ".digits=5: Input should be a valid dictionary"),
+        (
+            '{"digits": {"provider_strict": "perhaps"}}',
+            ".digits.provider_strict='perhaps': Input should be a valid boolean",
+        ),
+        ('{"digits": {"timeout_ms": 0}}', ".digits.timeout_ms=0: Input should be greater than"),
+        ('{"digits": {"provider": ["cpu", 1]}}', ".digits.provider.1=1: Input should be a valid "),
+        (
+            '{"digits": {"providr": "cpu"}}',
+            ".digits.providr='cpu': there is no such setting; there are: provider, ",
+        ),
+    ],
+)
+def test_what_is_wrong_of_a_model_is_told_with_its_place(
+    monkeypatch: pytest.MonkeyPatch, given: str, message: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(monkeypatch, PER_MODEL=given)
+
+    assert str(caught.value).startswith(f"MODELPORT_PER_MODEL{message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_of_a_model_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = '{"digits": {"provider": "cuda,cpu", "timeout_ms": 200}, "penguins": {}}'
+
+    settings = load(monkeypatch, PER_MODEL=given, TIMEOUT_MS="300")
+
+    assert settings.of_model("digits").provider == ("cuda", "cpu")
+    assert [settings.of_model(name).timeout_ms for name in ("digits", "penguins")] == [200, 300]
+
+
+def test_a_short_admin_key_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(monkeypatch, ADMIN_KEY="secret-15-chars")
+
+    assert str(caught.value) == "MODELPORT_ADMIN_KEY: must have at least 16 characters"
+    key = load(monkeypatch, ADMIN_KEY="secret-16-chars-").admin_key
+    assert key is not None
+    assert key.get_secret_value() == "secret-16-chars-"
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1

@@ -195,6 +195,25 @@ class TestNoStart:
         assert ended.returncode == 2
         assert ended.stderr.splitlines()[-1].startswith("modelport: several workers need a ")
 
+    def test_a_first_worker_that_cannot_be_spawned(self, repository: Path, temporary: Path) -> None:
+        code = """if True:
+            import sys
+            sys.executable = "/absent/python"
+            from app.__main__ import main
+            sys.exit(main(["serve"]))
+        """
+        ended = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+            env=environment(workers=2, models=repository), timeout=PATIENCE_S,
+        )  # fmt: skip
+
+        assert ended.returncode == 1
+        lines = [json.loads(line) for line in ended.stderr.splitlines()]
+        assert [(line["message"], line["error"]) for line in lines if line["level"] == "error"] == [
+            ("cannot start a worker", "No such file or directory")
+        ]
+        assert list(temporary.iterdir()) == []
+
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_while_the_first_proves_ends_all(
         self, tmp_path: Path, temporary: Path, number: signal.Signals
@@ -466,6 +485,8 @@ class TestHangup:
                 if line["message"] == "model loaded" and line["version"] == 2
             }
 
+        told = team.server.wait_for_line("SIGHUP: every worker looks at the model repository")
+        assert (told["level"], told["workers"]) == ("info", 2)
         wait_until(lambda: loaded() == {0, 1}, "both have loaded it")
         wait_until(lambda: {self.served(team.server) for _ in range(20)} == {2}, "both serve it")
 
@@ -479,6 +500,7 @@ class TestHangup:
 
         server.signal(signal.SIGHUP)
 
+        server.wait_for_line("SIGHUP: looking at the model repository")
         wait_until(lambda: self.served(server) == 2, "it serves the new version")
 
     def test_what_an_administrator_does_reaches_the_other_workers(

@@ -25,7 +25,7 @@ def show(outcome: Outcome, console: Console) -> None:
         f"Published {manifest.name} version {manifest.version} in {folder}",
         f"  read it:   {folder / 'report.html'}",
         f"  serve it:  {_serve_command(folder.parent.parent)}",
-        "             (a running service serves it after a restart)",
+        "             (a running service looks for new versions, proves them and takes over)",
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

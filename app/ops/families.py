@@ -70,7 +70,9 @@ LAG_SECONDS: Final = Family(
     bounds=LAG_BOUNDS_S,
 )
 RELOADS: Final = Family(
-    "modelport_reloads", "Attempts to load a version while serving.", ("model", "outcome")
+    "modelport_reloads",
+    "Versions that were tried after the start, by outcome: loaded or refused.",
+    ("model", "outcome"),
 )
 RESTARTS: Final = Family(
     "modelport_worker_restarts", "Worker processes that ended and were started again."
@@ -83,6 +85,13 @@ MODEL_INFO: Final = Family(
     "modelport_model_info",
     "1 for each loaded version: digest, execution provider, numeric class, precision.",
     (*_VERSION, *INFO_LABELS),
+    "gauge",
+    max,
+)
+MODEL_SERVING: Final = Family(
+    "modelport_model_serving",
+    "1 for the version of each model that answers where a request names none.",
+    _VERSION,
     "gauge",
     max,
 )
@@ -131,6 +140,7 @@ FAMILIES: Final = (
     RESTARTS,
     QUEUE_ROWS,
     MODEL_INFO,
+    MODEL_SERVING,
     MODEL_NODES,
     PROVIDER_REJECTED,
     VERSION_REFUSED,

@@ -49,11 +49,13 @@ class Metrics:
         self.request_s: defaultdict[str, Histogram] = defaultdict(latency_histogram)
         #: How late the event loop is.
         self.lag_s = Histogram(LAG_BOUNDS_S)
-        #: (model, outcome) -> attempts to load a version while serving.
+        #: (model, outcome) -> versions tried after the start; outcome is `loaded` or `refused`.
         self.reloads: defaultdict[tuple[str, str], int] = defaultdict(int)
         #: By name and version; those that are let go stay for a while, for what still ends on them.
         self.models: dict[tuple[str, str], ModelMetrics] = {}
         self.ready: Callable[[], bool] = lambda: False
+        #: (model, version) of what answers where no version is named.
+        self.serving: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
         #: (model, version) of what is in the repository and was refused.
         self.refused: Callable[[], Iterable[tuple[str, int]]] = lambda: ()
         #: Models whose pin is not obeyed.
@@ -150,6 +152,8 @@ class Metrics:
                 yield families.PROVIDER_REJECTED, labels, (1,)
 
     def _states(self) -> Iterator[tuple[Family, Labels, Values]]:
+        for model, version in self.serving():
+            yield families.MODEL_SERVING, (model, str(version)), (1,)
         for model, version in self.refused():
             yield families.VERSION_REFUSED, (model, str(version)), (1,)
         for model in self.pin_problems():

@@ -161,6 +161,27 @@ def test_every_model_and_version_is_listed(repository: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_request_for_a_refused_version_is_told_why(repository: Path) -> None:
+    async def scenario() -> None:
+        async with admin(repository) as (client, _):
+            for method, path in (
+                ("POST", "/models/m/versions/3/predict"),
+                ("POST", "/v2/models/m/versions/3/infer"),
+                ("GET", "/v2/models/m/versions/3"),
+            ):
+                answer = await client.request(method, path)
+                body = assert_refusal(answer, 404, "model_not_found")
+                assert body["error"] == (
+                    "version '3' of 'm' was refused: golden.npz is missing; loaded: 2"
+                )
+            other = await client.post("/models/m/versions/1/predict", json=ROWS)
+            assert assert_refusal(other, 404)["error"] == (
+                "version '1' of 'm' is not loaded; loaded: 2"
+            )
+
+    asyncio.run(scenario())
+
+
 def test_a_reload_takes_what_is_new_and_tries_again_what_was_refused(repository: Path) -> None:
     async def scenario() -> None:
         told: list[str] = []

@@ -150,6 +150,18 @@ def test_the_served_version_is_described(client: httpx.Client) -> None:
     }
 
 
+def test_the_version_that_serves_is_told_among_those_that_are_loaded(tmp_path: Path) -> None:
+    make_bundle(tmp_path, "affine", "affine")
+    make_bundle(tmp_path, "affine", "affine")
+    app = create_app(Settings(models=tmp_path, provider=("cpu",), loaded_versions=2))
+    with httpx.Client(transport=AsgiTransport(app), base_url="http://a") as client:
+        figures = Figures.of(client)
+
+    assert len(figures.labels("modelport_model_info")) == 2
+    assert figures.labels("modelport_model_serving") == [{"model": "affine", "version": "2"}]
+    assert figures.total("modelport_model_serving") == 1
+
+
 def test_what_runs_the_graph_is_told(client: httpx.Client) -> None:
     figures = Figures.of(client)
 
@@ -191,12 +203,12 @@ def test_a_provider_that_does_not_serve_is_told() -> None:
 
 def test_reloads_and_pins_are_told() -> None:
     metrics = Metrics()
-    metrics.reloads["a", "ok"] += 2
+    metrics.reloads["a", "loaded"] += 2
     metrics.pin_problems = lambda: ["b"]
 
     text = expose(metrics.snapshot()).decode()
 
-    assert 'modelport_reloads_total{model="a",outcome="ok"} 2.0' in text
+    assert 'modelport_reloads_total{model="a",outcome="loaded"} 2.0' in text
     assert 'modelport_pin_problem{model="b"} 1.0' in text
 
 

@@ -80,6 +80,15 @@ class TestMerge:
         assert value(both, families.MODEL_INFO, "affine", "1", *INFO.values()) == 1
         assert value(both, families.MODEL_NODES, "affine", "1", "CPU") == 3
 
+    def test_while_workers_change_over_both_versions_serve(self) -> None:
+        one, other, late = process(), process(), process()
+        one.serving = other.serving = lambda: [("affine", 2)]
+        late.serving = lambda: [("affine", 1)]
+
+        both = merge((one.snapshot(), other.snapshot(), late.snapshot()))
+
+        assert both.of(families.MODEL_SERVING) == {("affine", "2"): (1,), ("affine", "1"): (1,)}
+
     def test_the_workers_are_counted_and_their_number_is_told(self) -> None:
         one, other = process(), process()
         one.workers = other.workers = 4

@@ -97,7 +97,7 @@ def test_run_shows_candidates_gates_and_where_the_bundle_is(
     assert main(["run", "penguins", "--models", str(tmp_path), *settings]) == 0
 
     said = capsys.readouterr().out
-    for words in ("linear", "mlp", "passed: at least 0.1000", "version 1", "after a restart"):
+    for words in ("linear", "mlp", "passed: at least 0.1000", "version 1", "takes over"):
         assert words in said
     assert f"  serve it:  MODELPORT_MODELS={tmp_path} make serve\n" in said
     assert "\x1b" not in said

@@ -134,7 +134,7 @@ class Verdicts:
     def _complain(self, error: OSError) -> None:
         if not self._complained:
             self._complained = True
-            logger.info(
+            logger.warning(
                 "verdicts are not kept: MODELPORT_CACHE cannot be written",
                 extra={"reason": error.strerror},
             )

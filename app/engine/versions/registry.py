@@ -54,9 +54,9 @@ class Registry:
             wanted.append(("MODELPORT_DEFAULT_MODEL", self._default))
         for setting, name in wanted:
             if name not in self.served:
-                raise NothingToServe(f"{setting} names {name!r}: {self._why_not(name)}")
+                raise NothingToServe(f"{setting} names {name!r}: {self._remedied(name)}")
         if not self.served:
-            reasons = "; ".join(f"{name}: {self._why_not(name)}" for name in self._entries)
+            reasons = "; ".join(f"{name}: {why}" for name, why in self.unserved.items())
             raise NothingToServe(
                 f"no model can be served from {root}: {reasons or 'it holds no published model'}"
             )
@@ -66,6 +66,23 @@ class Registry:
         if entry is None:
             return "it is not in the model repository"
         return entry.why_not
+
+    def _remedied(self, name: str) -> str:
+        """Why nothing of a model is served, for whoever can change that."""
+        entry = self._entries.get(name)
+        if entry is None or not entry.pin_problem:
+            return self._why_not(name)
+        return f"{entry.why_not}; `python -m app unpin {name}` removes the pin"
+
+    @property
+    def unserved(self) -> Mapping[str, str]:
+        """Models of the repository of which nothing is served, and why; for operators."""
+        return {n: self._remedied(n) for n, entry in self._entries.items() if entry.served is None}
+
+    @property
+    def serving(self) -> Sequence[tuple[str, int]]:
+        """Name and version of what answers where no version is named."""
+        return [(name, e.served) for name, e in self._entries.items() if e.served is not None]
 
     @property
     def served(self) -> Mapping[str, Model]:
@@ -133,6 +150,12 @@ class Registry:
         for number, model in entry.loaded.items():
             if str(number) == version:
                 return model
+        for number, reason in entry.refused.items():
+            if str(number) == version:
+                raise ModelNotFound(
+                    f"version {version!r} of {name!r} was refused: {reason}; "
+                    f"loaded: {_listed(entry.loaded)}"
+                )
         raise ModelNotFound(
             f"version {version[:16]!r} of {name!r} is not loaded; loaded: {_listed(entry.loaded)}"
         )
