@@ -71,11 +71,13 @@ train-missing: $(VENV)/.train
 test: $(VENV)/.dev  ## set up and run all tests
 	$(BIN)/python -m pytest -q
 
-test-fast: $(VENV)/.dev  ## the tests that take seconds
-	$(BIN)/python -m pytest -q -x -m "not slow"
+test-fast: $(VENV)/.dev  ## set up and run all tests but the slowest
+	$(BIN)/python -m pytest -q -m "not slow"
 
-test-app: $(APP_VENV)/.test  ## the service's quicker tests, without torch and onnx
-	$(APP_VENV)/bin/python -m pytest -q -m "not training and not slow"
+# The rest was run by `make test` already, and knows nothing of torch and onnx.
+test-app: $(APP_VENV)/.test  ## the service's tests through HTTP, without torch and onnx
+	$(APP_VENV)/bin/python -m pytest -q -m "not training and not slow" \
+		tests/api tests/bundle tests/test_cli.py
 
 check: lint types test  ## format, lint, types and all tests
 

@@ -19,7 +19,6 @@ from tests.conftest import StartServer
 from tests.support.bundles import make_bundle
 from tests.team import ENDED, Team, affine, ask, callers, is_alive, wait_until
 
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +92,7 @@ class TestStart:
         assert [line["threads"] for line in lines if line["message"] == "cores"] == [2, 2]
         assert "more workers than cores" not in [line["message"] for line in lines]
 
+    @pytest.mark.slow
     def test_more_workers_than_cores_are_warned_of(
         self, start_server: StartServer, repository: Path
     ) -> None:
@@ -259,6 +259,7 @@ class TestReplacement:
         line = two.server.wait_for_line(ENDED)
         assert (line["worker"], line["pid"], line["ended_by"]) == (1, before[1], "SIGKILL")
 
+    @pytest.mark.slow
     def test_one_worker_killed_every_second(self, two: Team) -> None:
         ends = time.monotonic() + 10
         killed = 0
@@ -283,6 +284,7 @@ class TestReplacement:
         with two.server.client() as client:
             assert ask(client, 5) == pytest.approx(affine(5), abs=1e-4)
 
+    @pytest.mark.slow
     def test_one_that_cannot_start_is_tried_less_and_less_often(
         self, start_server: StartServer, repository: Path, tmp_path: Path
     ) -> None:
@@ -354,6 +356,7 @@ class TestEnd:
         assert tally.wrong == 0
         assert team.server.wait() == 0
 
+    @pytest.mark.slow
     def test_a_second_ctrl_c_stops_waiting(
         self, start_server: StartServer, repository: Path
     ) -> None:
@@ -390,6 +393,7 @@ class TestEnd:
         assert two.count("stopped") == 2
         assert list(temporary.iterdir()) == []
 
+    @pytest.mark.slow
     def test_a_worker_that_hangs_is_killed(
         self, start_server: StartServer, repository: Path
     ) -> None:
@@ -424,6 +428,7 @@ class TestMetrics:
         assert two.figures().total("modelport_stage_seconds_count", stage="decode") == 60
         assert len(two.figures().labels("modelport_model_info")) == 1
 
+    @pytest.mark.slow
     def test_counters_survive_the_workers(self, two: Team) -> None:
         sent = 0
         for ending in (signal.SIGKILL, signal.SIGTERM):
@@ -445,6 +450,7 @@ class TestMetrics:
         assert figures.total("modelport_batch_rows_sum") == sent
         assert figures.total("modelport_worker_restarts_total") == 4
 
+    @pytest.mark.slow
     def test_counters_never_go_back(self, two: Team) -> None:
         counts: list[float] = []
         with callers(two.server, retries=1, count=2):

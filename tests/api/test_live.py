@@ -263,6 +263,7 @@ def test_the_document_and_the_catalogue_follow(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_what_is_let_go_returns_its_memory(tmp_path: Path) -> None:
     async def scenario() -> None:
         make_bundle(tmp_path, "m")

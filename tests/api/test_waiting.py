@@ -102,6 +102,7 @@ def outcomes(service: Service) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_caller_that_leaves_is_counted_and_batch_mates_are_answered(repository: Path) -> None:
     async def scenario() -> None:
         async with plugged(repository) as (service, app, plug):

@@ -104,6 +104,7 @@ def test_run_shows_candidates_gates_and_where_the_bundle_is(
     assert (tmp_path / "penguins" / "1" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_interruption_is_one_line_and_status_130(tmp_path: Path):
     child = subprocess.Popen(
         [sys.executable, "-m", "training", "run", "digits", "--models", str(tmp_path)],
