@@ -177,6 +177,11 @@ class PayloadTooLarge(RequestError):
     code = "payload_too_large"
 
 
+class HeadTooLarge(RequestError):
+    status = 431
+    code = "head_too_large"
+
+
 class UnsupportedMediaType(RequestError):
     status = 415
     code = "unsupported_media_type"

@@ -1,6 +1,7 @@
 """Runs the service on uvicorn: bind first, prove, serve, drain."""
 
 import asyncio
+import functools
 import gc
 import logging
 import signal
@@ -12,11 +13,13 @@ from types import FrameType
 from typing import Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from fastapi import FastAPI
+from starlette.routing import Route
 
-from app.api.head import request_id
-from app.api.reply import error_reply, log_failure
-from app.errors import RequestError
+from app.api.endpoint import InferenceEndpoint
+from app.api.lane.addresses import Addresses
+from app.api.lane.guards import Guards, guarded
+from app.api.lane.protocol import Lane, LaneProtocol
 from app.listener import bind, cannot_listen
 from app.main import create_app
 from app.ops.lag import watched
@@ -50,9 +53,11 @@ def run(service: Service, listener: socket.socket, beside: Beside | None = None)
     Raises:
         SettingsError, NothingToServe: as `serve`.
     """
+    app = create_app(service=service)
     config = uvicorn.Config(
-        create_app(service=service),
-        http=Protocol,
+        app,
+        http=functools.partial(LaneProtocol, lane_of(app, service)),  # type: ignore[arg-type]
+        ws="none",
         lifespan="off",  # the service is started here, so that its errors are ours to show
         log_config=None,
         access_log=False,
@@ -61,6 +66,29 @@ def run(service: Service, listener: socket.socket, beside: Beside | None = None)
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_run(service, Server(config, service), listener, beside or _alone))
+
+
+def lane_of(app: FastAPI, service: Service) -> Lane:
+    """The fast lane to the inference routes of an application."""
+    settings = service.settings
+    ways = [
+        (route.path, route.endpoint.route)
+        for route in app.routes
+        if isinstance(route, Route) and isinstance(route.endpoint, InferenceEndpoint)
+    ]
+    return Lane(
+        handler=lambda: service.handler,
+        addresses=Addresses(ways if settings.fast_lane else ()),
+        max_body_bytes=settings.max_body_bytes,
+        guards=Guards(
+            connections=settings.max_connections,
+            head_bytes=settings.max_head_bytes,
+            head_s=settings.head_timeout_s,
+            body_s=settings.body_timeout_s,
+            idle_s=settings.idle_timeout_s,
+            write_s=settings.write_timeout_s,
+        ),
+    )
 
 
 @asynccontextmanager
@@ -84,7 +112,8 @@ async def _run(service: Service, server: "Server", listener: socket.socket, besi
         signal.signal(signal.SIGHUP, server.handle_hangup)
         logger.info("serving", extra=_where(listener, service))
         try:
-            async with watched(service.metrics.lag_s):
+            connections = server.server_state.connections
+            async with watched(service.metrics.lag_s), guarded(lambda: connections):
                 await server.serve(sockets=[listener])
         finally:
             # uvicorn gives the handlers back; another SIGTERM must go on changing nothing.
@@ -97,24 +126,6 @@ def _where(listener: socket.socket, service: Service) -> dict[str, str]:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     return {"url": f"http://{shown}:{port}", "models": ", ".join(service.registry.served)}
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's own, but bytes that are not HTTP are refused in the one form of every failure."""
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (the base class's name)
-        cycle = self.cycle
-        if cycle is not None and not cycle.more_body and not cycle.response_complete:
-            # A whole request is still being answered; its answer is the last.
-            cycle.keep_alive = False
-            return
-        error = RequestError("this is not a valid HTTP/1.1 request")
-        request = request_id({})
-        log_failure(error, request, "protocol")
-        reply = error_reply(error, request, close=True)
-        head = b"".join(b"%b: %b\r\n" % header for header in reply.headers)
-        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (head, reply.body))
-        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -144,6 +155,9 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopped_accepting_s = time.monotonic()
         await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, LaneProtocol):
+                connection.cut_off()
         # Those that the grace period cut off have yet to tell their callers.
         if self.server_state.tasks:
             await asyncio.wait(set(self.server_state.tasks), timeout=_LAST_WORDS_S)

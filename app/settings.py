@@ -165,6 +165,24 @@ class Settings(BaseSettings):
     body_timeout_s: Annotated[
         float, Field(gt=0, le=3600, description="Time that a request body may take to arrive.")
     ] = 30.0
+    max_connections: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Connections at once; one more is 503.")
+    ] = 10_000
+    max_head_bytes: Annotated[
+        int, Field(ge=1024, le=2**20, description="Bytes of a request's head; more is 431.")
+    ] = 32 * 1024
+    head_timeout_s: Annotated[
+        float, Field(gt=0, le=3600, description="Time that a request's head may take to arrive.")
+    ] = 10.0
+    idle_timeout_s: Annotated[
+        float, Field(gt=0, le=86_400, description="A connection without requests is closed.")
+    ] = 75.0
+    write_timeout_s: Annotated[
+        float, Field(gt=0, le=3600, description="Time for a caller to read on in its answers.")
+    ] = 30.0
+    fast_lane: Annotated[
+        bool, Field(description="Answer inference on the connection itself, without ASGI.")
+    ] = True
     drain_delay_s: Annotated[
         float,
         Field(ge=0, le=300, description="Keep accepting this long after SIGTERM, not ready."),

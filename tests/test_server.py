@@ -321,6 +321,8 @@ def test_garbage_behind_a_request_does_not_take_its_answer(
         wire.send(HEAD + BODY + b"\x00garbage\r\n\r\n")
 
         assert wire.read_response()[0] == 200
+        status, headers, _ = wire.read_response()
+        assert (status, headers["connection"]) == (400, "close")
         assert wire.read_rest() == b""
 
 

@@ -27,7 +27,7 @@ class InferenceEndpoint:
     def __init__(
         self, route: InferenceRoute, handler: Callable[[], Handler], body_timeout_s: float
     ) -> None:
-        self._route = route
+        self.route = route
         self._handler = handler
         self._body_timeout_s = body_timeout_s
 
@@ -36,7 +36,7 @@ class InferenceEndpoint:
         mark_counted(scope)
         where = scope.get("path_params", {})
         admitted = handler.admit(
-            self._route, where.get("name"), where.get("version"), dict(scope["headers"])
+            self.route, where.get("name"), where.get("version"), dict(scope["headers"])
         )
         if isinstance(admitted, Reply):
             await send_reply(send, admitted)

@@ -301,7 +301,7 @@ class Ticket:
         log_failure(known, self._request, self._route, self._model.name)
         self._end(known.code, error_reply(known, self._request), time.perf_counter())
 
-    def refuse(self, error: RequestError, reply: Callable[[Reply], None]) -> None:
+    def refuse(self, error: ModelportError, reply: Callable[[Reply], None]) -> None:
         """End a request whose body never came whole, or that is not waited for any longer."""
         if self._ended:
             return

@@ -8,12 +8,13 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from tests.api.asgi import AsgiTransport
+from tests.api.lane import LaneTransport
 from tests.api.live import LiveServer
 from tests.api.repository import publish_all
 
 MakeClient = Callable[..., httpx.Client]
 #: Ways in which bytes reach the handler; every test with a `client` runs on each of them.
-TRANSPORTS = ("asgi",)
+TRANSPORTS = ("asgi", "lane")
 BASE_URL = "http://modelport.test"
 #: What the shared service runs with; a test that needs other settings makes its own.
 SETTINGS = {"loaded_versions": 2, "max_request_rows": 64, "max_body_bytes": 200_000}
@@ -40,7 +41,11 @@ def connect(transport: str) -> Callable[[ExitStack, Settings], httpx.Client]:
         way = AsgiTransport(create_app(settings))
         return stack.enter_context(httpx.Client(transport=way, base_url=BASE_URL))
 
-    return {"asgi": over_asgi}[transport]
+    def over_lane(stack: ExitStack, settings: Settings) -> httpx.Client:
+        way = LaneTransport(settings)
+        return stack.enter_context(httpx.Client(base_url=BASE_URL, transport=way))
+
+    return {"asgi": over_asgi, "lane": over_lane}[transport]
 
 
 @pytest.fixture(scope="session")

@@ -246,6 +246,10 @@ FIELDS = {
 }  # fmt: skip
 
 
+def is_picture(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, list) for v in value)
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[str, Any]:
     """A model and a body: good, or broken in a place or two."""
@@ -263,13 +267,13 @@ def requests(draw: st.DrawFn) -> tuple[str, Any]:
                 row["other"] = 1
             case 2:
                 body["other"] = draw(BROKEN)
-            case 3 if model in ("conv", "grid") and row.get(field):
+            case 3 if is_picture(row.get(field)):
                 line = draw(st.sampled_from(row[field]))
                 line[draw(st.integers(0, 7))] = draw(
                     st.sampled_from([17, -1, None, "1", True, [0]])
                 )
                 break
-            case 4 if model in ("conv", "grid") and row.get(field):
+            case 4 if is_picture(row.get(field)):
                 draw(st.sampled_from(row[field])).append(0)
                 break
             case _:

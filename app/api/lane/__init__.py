@@ -1,0 +1,1 @@
+"""The fast lane: inference requests are answered on the connection itself, without ASGI."""

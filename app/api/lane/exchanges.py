@@ -1,0 +1,131 @@
+"""What a connection owes an answer for, in the order of the requests."""
+
+from collections.abc import Callable
+from typing import Any
+
+from app.api.handler import Ticket
+from app.api.head import too_large
+from app.api.reply import Reply
+from app.errors import ModelportError, RequestError
+
+
+class Direct:
+    """A request that is answered here. Its body comes in pieces, its reply at any time.
+
+    Attributes:
+        keep_alive: the connection stays open after the answer.
+        expects: the caller waits for a word before it sends the body.
+        whole: all of the request has come.
+    """
+
+    __slots__ = (
+        "_advance",
+        "_chunks",
+        "_size",
+        "_ticket",
+        "expects",
+        "keep_alive",
+        "reply",
+        "whole",
+    )
+
+    def __init__(self, advance: Callable[[], None], *, keep_alive: bool) -> None:
+        self._advance = advance
+        self._ticket: Ticket | None = None
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self.reply: Reply | None = None
+        self.keep_alive = keep_alive
+        self.expects = False
+        self.whole = False
+
+    def admitted(self, ticket: Ticket, *, expects: bool) -> None:
+        self._ticket = ticket
+        self.expects = expects
+
+    def answer(self, reply: Reply) -> None:
+        """Once; the connection sends it when its turn has come."""
+        self._ticket = None
+        self.reply = reply
+        if reply.close:
+            self.keep_alive = False
+        self._advance()
+
+    def receive(self, chunk: bytes, most_bytes: int) -> None:
+        """Take a piece of the body; nothing happens to one that was answered already."""
+        ticket = self._ticket
+        if ticket is None:
+            return
+        self._size += len(chunk)
+        try:
+            if self._size > most_bytes:
+                raise too_large(most_bytes)
+            ticket.grow(self._size)
+        except RequestError as error:
+            self.refuse(error)
+            return
+        self._chunks.append(chunk)
+
+    def finish(self) -> None:
+        """All of the body has come."""
+        self.whole = True
+        ticket = self._ticket
+        if ticket is not None:
+            chunks = self._chunks
+            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            self._chunks = []
+            ticket.finish(body, self.answer)
+
+    def refuse(self, error: ModelportError) -> None:
+        """Answer that it will not be done; nothing happens to one that was answered already."""
+        self._chunks = []
+        if self._ticket is not None:
+            self._ticket.refuse(error, self.answer)
+
+    def leave(self) -> None:
+        """The caller is gone."""
+        ticket, self._ticket = self._ticket, None
+        self._advance = _nothing
+        if ticket is not None:
+            ticket.cancel()
+
+
+class Ordinary:
+    """A request that the ASGI application answers, when all before it are answered."""
+
+    __slots__ = ("_start", "cycle", "started")
+
+    def __init__(self, cycle: Any, start: Callable[[], None]) -> None:
+        self.cycle = cycle
+        self._start = start
+        self.started = False
+
+    @property
+    def keep_alive(self) -> bool:
+        return bool(self.cycle.keep_alive)
+
+    @keep_alive.setter
+    def keep_alive(self, keep: bool) -> None:
+        self.cycle.keep_alive = keep
+
+    @property
+    def whole(self) -> bool:
+        return not self.cycle.more_body
+
+    def start(self) -> None:
+        if not self.started:
+            self.started = True
+            self._start()
+
+    def leave(self) -> None:
+        """The caller is gone."""
+        if not self.cycle.response_complete:
+            self.cycle.disconnected = True
+        self.cycle.message_event.set()
+
+
+Exchange = Direct | Ordinary
+
+
+def _nothing() -> None:
+    pass
