@@ -4,11 +4,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from app.bundle.golden import Golden
 from app.bundle.manifest import Batching, Manifest
+from app.bundle.signature import TensorSpec
 from app.bundle.store import Bundle
 from app.bundle.tensors import Array, Tensors, take_rows
 from app.engine.proof.prover import Proved
@@ -31,15 +33,10 @@ class ModelLimits:
     queue_bytes: int = QUEUE_BYTES
 
 
-class Pending:
+class Pending(Protocol):
     """A submitted request; `cancel` it when the caller leaves."""
 
-    def __init__(self, entries: list[Entry]) -> None:
-        self._entries = entries
-
-    def cancel(self) -> None:
-        for entry in self._entries:
-            entry.cancel()
+    def cancel(self) -> None: ...
 
 
 class Model:
@@ -83,6 +80,7 @@ class Model:
                 width=plan.intra_op_threads,
                 instances=plan.instances,
                 inline_rows=plan.inline_rows,
+                all_alike=_all_alike(self.manifest.signature.inputs),
             ),
             workers,
             probe=lambda: _run_discarding(session, sound),
@@ -131,7 +129,7 @@ class Model:
             raise PayloadTooLarge(f"{rows} rows in one request, at most {self._most_rows}")
         limit = self.plan.max_rows
         if rows <= limit:
-            return Pending([self._batcher.submit(inputs, rows, deadline_s, done)])
+            return self._batcher.submit(inputs, rows, deadline_s, done)
         joint = _Parts(-(-rows // limit), done)
         parts = [
             Part(
@@ -142,7 +140,7 @@ class Model:
             for index, start in enumerate(range(0, rows, limit))
         ]
         joint.entries = self._batcher.submit_parts(parts, deadline_s)
-        return Pending(joint.entries)
+        return joint
 
     async def predict(
         self, inputs: Tensors, rows: int, timeout_s: float | None = None
@@ -187,6 +185,10 @@ class _Parts:
         self._left = count
         self._done = done
 
+    def cancel(self) -> None:
+        for entry in self.entries:
+            entry.cancel()
+
     def receiver(self, index: int) -> Done:
         def receive(outcome: Mapping[str, Array] | ModelportError) -> None:
             if isinstance(outcome, ModelportError):
@@ -216,6 +218,11 @@ def most_rows(batching: Batching, max_rows: int, limits: ModelLimits) -> int:
     if batching.row_independent:
         return limits.max_request_rows
     return min(max_rows, limits.max_request_rows)
+
+
+def _all_alike(inputs: Sequence[TensorSpec]) -> bool:
+    """Whether requests that fit the signature differ in nothing but their rows."""
+    return all(isinstance(dim, int) for spec in inputs for dim in spec.shape[1:])
 
 
 def _printable(text: str) -> bytes:

@@ -27,6 +27,7 @@ class BatcherLimits:
         width: cores of a run.
         instances: most runs at once; None for as many as the run budget has cores for.
         inline_rows: runs of at most so many rows need no thread.
+        all_alike: requests have all the same trailing shapes and dtypes.
     """
 
     max_rows: int
@@ -36,6 +37,7 @@ class BatcherLimits:
     width: int = 1
     instances: int | None = None
     inline_rows: int = 0
+    all_alike: bool = False
 
 
 @dataclass(frozen=True, slots=True)

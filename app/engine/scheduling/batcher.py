@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from app.bundle.tensors import Tensors
 from app.engine.scheduling.admission import Admission, Backlog, BatcherLimits
 from app.engine.scheduling.breaker import Breaker
+from app.engine.scheduling.deadlines import Deadlines
 from app.engine.scheduling.estimate import RunEstimate, unmeasured
 from app.engine.scheduling.inline import InlineRuns
 from app.engine.scheduling.isolation import Outcome, Run, run_alone, run_isolated
@@ -90,7 +91,10 @@ class Batcher:
         self._loop = workers.loop
         self._probe = probe
         self._observer = observer or _Silent()
-        self._waiting = Waiting(limits.max_rows, join_requests=limits.join_requests)
+        self._waiting = Waiting(
+            limits.max_rows, join_requests=limits.join_requests, all_alike=limits.all_alike
+        )
+        self._deadlines = Deadlines(self._loop, self._live, self._expire)
         self._running: set[Batch] = set()
         self._estimate = RunEstimate(measured_s)
         backlog = Backlog(limits, self._waiting, self._estimate)
@@ -181,10 +185,14 @@ class Batcher:
         self, inputs: Tensors, rows: int, size_bytes: int, deadline_s: float | None, done: Done
     ) -> Entry:
         key = self._waiting.key(inputs)
-        entry = Entry(inputs, rows, size_bytes, deadline_s, done, key, self._abandon)
         if deadline_s is not None:
-            entry.timer = self._loop.call_at(deadline_s, self._expire, entry)
-        return entry
+            self._deadlines.watch(deadline_s)
+        return Entry(inputs, rows, size_bytes, deadline_s, done, key, self._abandon)
+
+    def _live(self) -> Iterator[Entry]:
+        yield from self._waiting.entries()
+        for batch in self._running:
+            yield from batch.entries
 
     def _abandon(self, entry: Entry) -> None:
         if entry.settled:
@@ -221,12 +229,18 @@ class Batcher:
         if not self._runs_inline():
             self._share.request()
             return False
-        batch = self._waiting.take(self._loop.time())
+        batch = self._take()
         if batch.entries:
             finished = self._execute(batch)
             self._inline.observe(finished.run_s)
             self._settle(finished, finished.run_s)
         return True
+
+    def _take(self) -> Batch:
+        batch = self._waiting.take(self._loop.time())
+        for entry in batch.late:
+            self._expire(entry)
+        return batch
 
     def _next_job(self) -> Job | None:
         """The next batch as a job for a worker thread; None where nothing waits for one."""
@@ -236,7 +250,7 @@ class Batcher:
         if self._waiting and self._runs_inline():
             self._inline.plan_turn()
             return None
-        batch = self._waiting.take(self._loop.time())
+        batch = self._take()
         if not batch.entries:
             return None
         self._running.add(batch)
@@ -312,7 +326,8 @@ class Batcher:
             await asyncio.wait([self._idle], timeout=timeout_s)
         if self._is_busy():
             logger.warning("a model was closed with requests unfinished")
-        for entry in [*self._waiting.entries(), *(e for b in self._running for e in b.entries)]:
+        self._deadlines.close()
+        for entry in list(self._live()):
             self._waiting.remove(entry)
             entry.settle(Draining("this model is shutting down"))
         self._share.withdraw()

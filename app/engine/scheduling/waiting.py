@@ -1,6 +1,5 @@
 """Requests that wait for a run, and which of them go together."""
 
-import asyncio
 import logging
 import time
 from collections import OrderedDict
@@ -40,7 +39,6 @@ class Entry:
     group_key: object
     _abandon: Callable[["Entry"], None]
     submitted_s: float = field(default_factory=time.monotonic)
-    timer: asyncio.TimerHandle | None = None
     follower: "Entry | None" = None
     lined_up_s: float = 0.0
     queued: bool = True
@@ -64,9 +62,6 @@ class Entry:
         """Let go of the caller, who holds this: nothing is left for the garbage collector."""
         self.settled = True
         self.done = _nobody
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
 
 
 def _nobody(outcome: Mapping[str, Array] | ModelportError) -> None:
@@ -75,9 +70,10 @@ def _nobody(outcome: Mapping[str, Array] | ModelportError) -> None:
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Requests that run together."""
+    """Requests that run together; `late` are those that came up too late to do so."""
 
     entries: list[Entry] = field(default_factory=list)
+    late: list[Entry] = field(default_factory=list)
     rows: int = 0
     size_bytes: int = 0
 
@@ -96,14 +92,16 @@ class Waiting:
     Args:
         max_rows: most rows of a batch that joins requests.
         join_requests: whether requests may share a run.
+        all_alike: whether all requests have the same trailing shapes and dtypes.
 
     Attributes:
         rows, size_bytes, count: of all that waits.
     """
 
-    def __init__(self, max_rows: int, *, join_requests: bool) -> None:
+    def __init__(self, max_rows: int, *, join_requests: bool, all_alike: bool = False) -> None:
         self._max_rows = max_rows
         self._join_requests = join_requests
+        self._is_one_group = all_alike or not join_requests
         #: In each, requests in their order; groups in the order of their heads' arrival.
         self._groups: dict[object, OrderedDict[Entry, None]] = {}
         self._followers: set[Entry] = set()
@@ -119,7 +117,7 @@ class Waiting:
 
     def key(self, inputs: Tensors) -> object:
         """Equal for requests that may share a run: same names, trailing shapes and dtypes."""
-        if not self._join_requests:
+        if self._is_one_group:
             return None
         return tuple([(name, a.shape[1:], a.dtype.str) for name, a in sorted(inputs.items())])
 
@@ -183,7 +181,9 @@ class Waiting:
             if batch.entries and not late and not self._fits(batch, entry):
                 return
             self.remove(entry)
-            if not late:  # Else its timer is due in this turn of the loop, and answers it.
+            if late:
+                batch.late.append(entry)
+            else:
                 batch.add(entry)
 
     def _fits(self, batch: Batch, entry: Entry) -> bool:
