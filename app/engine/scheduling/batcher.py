@@ -103,6 +103,8 @@ class Batcher:
         )
         self._admission = Admission(limits, self._waiting, backlog, self._share)
         self._inline = InlineRuns(self._loop, limits.inline_rows, self._run_inline)
+        #: As long as any run is: no batch is larger.
+        self._always_inline = limits.join_requests and limits.inline_rows >= limits.max_rows
         self._breaker = Breaker(self._loop.time)
         self._probe_due = False
         self._closing = False
@@ -177,7 +179,8 @@ class Batcher:
             )
         if deadline_s is not None and deadline_s <= now:
             raise DeadlineExceeded(_LATE)
-        self._admission.check_room(rows, size_bytes)
+        if self._waiting.count:
+            self._admission.check_room(rows, size_bytes)
         if deadline_s is not None and not self._runs_inline(rows):
             self._admission.check_time(rows, deadline_s - now, now)
 
@@ -220,6 +223,8 @@ class Batcher:
     def _runs_inline(self, more_rows: int = 0) -> bool:
         """Whether what waits, and as much more, is run on the loop."""
         most = self._inline.rows
+        if self._always_inline and most:
+            return True
         return most > 0 and self._waiting.next_rows(more_rows) <= most
 
     def _run_inline(self) -> bool:

@@ -134,16 +134,16 @@ class Waiting:
 
     def _line_up(self, entry: Entry, now_s: float) -> None:
         entry.lined_up_s = now_s
-        self._groups.setdefault(entry.group_key, OrderedDict())[entry] = None
+        group = self._groups.get(entry.group_key)
+        if group is None:
+            group = self._groups[entry.group_key] = OrderedDict()
+        group[entry] = None
 
     def remove(self, entry: Entry) -> None:
         """Take it out; does nothing to one that runs or has run."""
         if not entry.queued:
             return
-        entry.queued = False
-        self.rows -= entry.rows
-        self.size_bytes -= entry.size_bytes
-        self.count -= 1
+        self._forget(entry)
         if entry in self._followers:
             self._followers.remove(entry)
             return
@@ -151,6 +151,16 @@ class Waiting:
         del group[entry]
         if not group:
             del self._groups[entry.group_key]
+        if entry.follower is not None:
+            self._let_follow(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        entry.queued = False
+        self.rows -= entry.rows
+        self.size_bytes -= entry.size_bytes
+        self.count -= 1
+
+    def _let_follow(self, entry: Entry) -> None:
         follower = entry.follower
         if follower is not None and follower.queued:
             self._followers.remove(follower)
@@ -170,8 +180,10 @@ class Waiting:
     def take(self, now_s: float) -> Batch:
         """The first requests of the group that waits longest, as many as fit in a run."""
         batch = Batch()
-        while self._groups and not batch.entries:
-            self._take_from(min(self._groups.values(), key=_head_lined_up_s), now_s, batch)
+        groups = self._groups
+        while groups and not batch.entries:
+            first = min(groups.values(), key=_head_lined_up_s) if len(groups) > 1 else None
+            self._take_from(first or next(iter(groups.values())), now_s, batch)
         return batch
 
     def _take_from(self, group: OrderedDict[Entry, None], now_s: float, batch: Batch) -> None:
@@ -180,7 +192,12 @@ class Waiting:
             late = entry.deadline_s is not None and entry.deadline_s <= now_s
             if batch.entries and not late and not self._fits(batch, entry):
                 return
-            self.remove(entry)
+            del group[entry]
+            self._forget(entry)
+            if entry.follower is not None:
+                self._let_follow(entry)
+            if not group:
+                del self._groups[entry.group_key]
             if late:
                 batch.late.append(entry)
             else:
