@@ -7,9 +7,10 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from app.api.boundary import mark_counted
-from app.api.handler import Handler, InferenceRoute, Ticket
+from app.api.handler import Handler, InferenceRoute
 from app.api.head import too_large
 from app.api.reply import Reply, send_reply
+from app.api.ticket import Ticket
 from app.errors import Draining, RequestError, RequestTimeout
 
 #: A request that takes longer than this is watched for a caller that leaves; watching every

@@ -2,52 +2,55 @@
 
 `admit` looks at a request's head and refuses, or gives a ticket; `Ticket.finish` takes the body
 and answers once through a callback; `Ticket.cancel` is for a caller that has left. Limits,
-deadlines, request ids, metrics and failure logs are here and nowhere else.
+deadlines, request ids, metrics and failure logs are here and in the ticket, and nowhere else.
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Final
 from weakref import WeakKeyDictionary
 
-from app.api.codecs import Codec, Decoded
+from app.api.codecs import Codec, Headers, WireFormat
+from app.api.codecs.oip_binary import HEAD_LENGTH
 from app.api.head import (
-    Headers,
     body_bytes,
-    check_head,
+    check_division,
+    check_length,
+    encoding,
     may_stay_open,
     request_id,
     timeout_ms,
+    wire_format,
 )
-from app.api.reply import Reply, as_modelport_error, error_reply, log_failure, make_reply
-from app.bundle.signature import Signature
-from app.bundle.tensors import Array
-from app.engine.model import Model, Pending
+from app.api.reply import Reply, as_modelport_error, error_reply, log_failure
+from app.api.ticket import Admission, Ticket
+from app.engine.model import Model
 from app.engine.scheduling.job_queue import JobQueue
 from app.engine.scheduling.workers import Workers
 from app.engine.versions.registry import Registry
-from app.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    ModelportError,
-    Overloaded,
-    RequestError,
-)
+from app.errors import Overloaded, UnsupportedMediaType
 from app.ops.metrics import Metrics, ModelMetrics
-
-MakeCodec = Callable[[Signature], Codec]
 
 _MAX_DECODING: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
 class InferenceRoute:
-    """A wire format at an address; `name` labels its metrics."""
+    """An address, and the wire formats that it takes.
 
-    name: str
-    make_codec: MakeCodec
+    Args:
+        name: labels its metrics.
+        formats: the first is for requests that name none.
+    """
+
+    def __init__(self, name: str, *formats: WireFormat) -> None:
+        self.name: Final = name
+        self.formats: Final[Sequence[WireFormat]] = formats
+        by_type: dict[bytes | None, WireFormat] = {None: formats[0]}
+        for one in formats:
+            by_type |= dict.fromkeys(one.media_types, one)
+        self.by_media_type: Final = MappingProxyType(by_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +68,6 @@ class HandlerLimits:
     timeout_ms: int
     pending_body_bytes: int
     timeout_ms_by_model: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """What is known of a request when it is let in."""
-
-    route: str
-    request: str
-    model: Model
-    codec: Codec
-    #: Both on the event loop's clock.
-    admitted_s: float
-    deadline_s: float
-    #: As announced by Content-Length; 0 where it is not.
-    body_bytes: int
 
 
 class Handler:
@@ -101,13 +89,17 @@ class Handler:
         self.loop: asyncio.AbstractEventLoop = workers.loop
         self.decoders = JobQueue(workers, _MAX_DECODING)
         self._pending_body_bytes = 0
-        self._codecs: WeakKeyDictionary[Model, dict[str, Codec]] = WeakKeyDictionary()
+        self._codecs: WeakKeyDictionary[Model, dict[WireFormat, Codec]] = WeakKeyDictionary()
         #: Those that have been asked for.
-        self._routes: dict[str, InferenceRoute] = {}
+        self._formats: dict[WireFormat, None] = {}
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self.limits.max_body_bytes
 
     def admit(
         self, route: InferenceRoute, model: str | None, version: str | None, headers: Headers
-    ) -> "Ticket | Reply":
+    ) -> Ticket | Reply:
         """Judge a request by its head, before any of its body is read.
 
         Args:
@@ -118,13 +110,14 @@ class Handler:
         request = request_id(headers)
         target: Model | None = None
         try:
-            check_head(headers, self.limits.max_body_bytes)
+            check_length(headers, self.limits.max_body_bytes)
+            packed = encoding(headers)
             own_ms = timeout_ms(headers)
             target = self.registry.get(model, version)
+            codec = self._codec(route, target, headers)
             admitted_s = self.loop.time()
             deadline_s = admitted_s + (own_ms or self._timeout_ms(target)) / 1e3
             target.check_admission(deadline_s)
-            codec = self._codec(route, target)
             size = body_bytes(headers)
             self.reserve(size)
         except Exception as error:
@@ -134,7 +127,10 @@ class Handler:
             log_failure(known, request, route.name, name)
             return error_reply(known, request, close=not may_stay_open(known, headers))
         return Ticket(
-            self, Admission(route.name, request, target, codec, admitted_s, deadline_s, size)
+            self,
+            Admission(
+                route.name, request, target, codec, headers, admitted_s, deadline_s, size, packed
+            ),
         )
 
     def _timeout_ms(self, model: Model) -> int:
@@ -153,19 +149,35 @@ class Handler:
     def release(self, count: int) -> None:
         self._pending_body_bytes -= count
 
-    def _codec(self, route: InferenceRoute, model: Model) -> Codec:
-        """The route's codec for a model's signature, made when it is first asked for."""
+    def _codec(self, route: InferenceRoute, model: Model, headers: Headers) -> Codec:
+        """The codec for a request's format and a model's signature, made when first asked for.
+
+        Raises:
+            UnsupportedMediaType: the route does not know the format, or it does not fit the model.
+            RequestError: the head divides the body in a way that the format does not know.
+        """
+        wire = wire_format(headers, route.by_media_type)
+        if wire is None:
+            raise UnsupportedMediaType(_accepted(route, model))
         codecs = self._codecs.setdefault(model, {})
-        codec = codecs.get(route.name)
+        codec = codecs.get(wire)
         if codec is None:
-            self._routes[route.name] = route
-            codec = codecs[route.name] = route.make_codec(model.manifest.signature)
+            signature = model.manifest.signature
+            if not wire.fits(signature):
+                raise UnsupportedMediaType(_accepted(route, model))
+            self._formats[wire] = None
+            codec = codecs[wire] = wire.make_codec(signature)
+        divides = headers.get(HEAD_LENGTH)
+        if divides is not None:
+            check_division(divides, wire)
         return codec
 
     def prepare(self, model: Model) -> None:
-        """Make the codecs of the routes in use before the model serves; on any thread."""
-        routes = list(self._routes.values())
-        made = {route.name: route.make_codec(model.manifest.signature) for route in routes}
+        """Make the codecs of the formats in use before the model serves; on any thread."""
+        signature = model.manifest.signature
+        made = {
+            wire: wire.make_codec(signature) for wire in list(self._formats) if wire.fits(signature)
+        }
         self.loop.call_soon_threadsafe(self._codecs.setdefault, model, made)
 
     def model_metrics(self, model: Model) -> ModelMetrics:
@@ -175,168 +187,12 @@ class Handler:
         self.metrics.outcomes[route, model, outcome] += 1
 
 
-class Ticket:
-    """One admitted request: `finish` or `refuse` it once, or `cancel` it."""
-
-    __slots__ = (
-        "_admitted_s",
-        "_body_bytes",
-        "_codec",
-        "_deadline_s",
-        "_decoded",
-        "_ended",
-        "_handler",
-        "_model",
-        "_pending",
-        "_reply",
-        "_request",
-        "_route",
-        "_started_s",
-        "_timer",
-    )
-
-    def __init__(self, handler: Handler, admission: Admission) -> None:
-        self._handler = handler
-        self._route = admission.route
-        self._request = admission.request
-        self._model = admission.model
-        self._codec = admission.codec
-        # Deadlines are on the loop's clock; stages are timed by one that is finer on some loops.
-        self._admitted_s = admission.admitted_s
-        self._deadline_s = admission.deadline_s
-        self._started_s = time.perf_counter()
-        self._body_bytes = admission.body_bytes
-        self._timer: asyncio.TimerHandle | None = None
-        self._pending: Pending | None = None
-        self._decoded: Decoded | None = None
-        self._reply: Callable[[Reply], None] = _drop
-        self._ended = False
-
-    def grow(self, received_bytes: int) -> None:
-        """Note how much of the body has come, where its length was not announced.
-
-        Raises:
-            Overloaded: all bodies together would be over the limit.
-        """
-        more = received_bytes - self._body_bytes
-        if more > 0:
-            self._handler.reserve(more)
-            self._body_bytes = received_bytes
-
-    def finish(self, body: bytes, reply: Callable[[Reply], None]) -> None:
-        """Answer the request; `reply` is called exactly once, unless it is cancelled."""
-        self._reply = reply
-        self._started_s = time.perf_counter()
-        try:
-            document = self._codec.parse(body)
-            if self._codec.has_pictures(document):
-                self._decode_on_thread(document)
-            else:
-                self._submit(self._codec.decode(document))
-        except Exception as error:
-            self._fail(error)
-
-    def _decode_on_thread(self, document: Any) -> None:
-        """Pictures take long: by the workers' turns, and no longer than the request's time."""
-        handler = self._handler
-        loop = handler.loop
-
-        def decode() -> None:
-            result: Decoded | Exception
-            try:
-                result = self._codec.decode(document, lambda: self._ended)
-            except Exception as error:
-                result = error
-            loop.call_soon_threadsafe(self._decoded_on_thread, result)
-
-        handler.decoders.submit(decode)
-        self._timer = loop.call_at(self._deadline_s, self._expire)
-
-    def _expire(self) -> None:
-        self._fail(DeadlineExceeded("the request's time limit has passed"))
-
-    def _decoded_on_thread(self, result: Decoded | Exception) -> None:
-        if self._ended:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        try:
-            if isinstance(result, Exception):
-                raise result
-            self._submit(result)
-        except Exception as error:
-            self._fail(error)
-
-    def _submit(self, decoded: Decoded) -> None:
-        decode_s = time.perf_counter() - self._started_s
-        self._handler.model_metrics(self._model).decode_s.observe(decode_s)
-        self._decoded = decoded
-        if decoded.timeout_us is not None:
-            limit_s = self._admitted_s + decoded.timeout_us / 1e6
-            self._deadline_s = min(self._deadline_s, limit_s)
-        self._pending = self._model.submit(
-            decoded.inputs, decoded.rows, self._deadline_s, self._done
-        )
-
-    def _done(self, outcome: Mapping[str, Array] | ModelportError) -> None:
-        if isinstance(outcome, ModelportError):
-            self._fail(outcome)
-            return
-        decoded = self._decoded
-        assert decoded is not None  # noqa: S101 (set before the request was submitted)
-        model = self._model
-        started = time.perf_counter()
-        try:
-            body = self._codec.encode(outcome, decoded, model.ref)
-        except Exception as error:
-            self._fail(error)
-            return
-        now = time.perf_counter()
-        self._handler.model_metrics(model).encode_s.observe(now - started)
-        reply = make_reply(200, body, self._request, more_headers=(model.provider_header,))
-        self._end("ok", reply, now)
-
-    def _fail(self, error: Exception) -> None:
-        known = as_modelport_error(error)
-        log_failure(known, self._request, self._route, self._model.name)
-        self._end(known.code, error_reply(known, self._request), time.perf_counter())
-
-    def refuse(self, error: ModelportError, reply: Callable[[Reply], None]) -> None:
-        """End a request whose body never came whole, or that is not waited for any longer."""
-        if self._ended:
-            return
-        log_failure(error, self._request, self._route, self._model.name)
-        self._reply = reply
-        answer = error_reply(error, self._request, close=True)
-        self._end(error.code, answer, time.perf_counter())
-
-    def _end(self, outcome: str, reply: Reply, now_s: float) -> None:
-        if self._ended:
-            return
-        self._close()
-        self._handler.count(self._route, self._model.name, outcome)
-        self._handler.metrics.request_s[self._route].observe(now_s - self._started_s)
-        self._reply(reply)
-
-    def cancel(self) -> None:
-        """The caller has left: what waits is dropped, and nobody is answered."""
-        if self._ended:
-            return
-        self._close()
-        self._handler.count(self._route, self._model.name, Cancelled.code)
-
-    def _close(self) -> None:
-        self._ended = True
-        self._handler.release(self._body_bytes)
-        # What waits knows this ticket, and this holds the model: a circle would outlast a swap.
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._pending is not None:
-            self._pending.cancel()  # does nothing to what has ended
-            self._pending = None
-        self._decoded = None
-
-
-def _drop(reply: Reply) -> None:
-    """Before `finish` there is nobody to answer."""
+def _accepted(route: InferenceRoute, model: Model) -> str:
+    signature = model.manifest.signature
+    fitting = [
+        media.decode()
+        for wire in route.formats
+        if wire.fits(signature)
+        for media in wire.media_types
+    ]
+    return f"send the body with one of these as its Content-Type: {', '.join(fitting)}"

@@ -6,7 +6,9 @@ import secrets
 from collections.abc import Mapping
 from typing import Final
 
-from app.api.reply import JSON, REQUEST_ID_HEADER
+from app.api.codecs import Headers, WireFormat
+from app.api.inflate import ENCODINGS, Encoding
+from app.api.reply import REQUEST_ID_HEADER
 from app.errors import (
     MalformedBody,
     ModelportError,
@@ -15,9 +17,6 @@ from app.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-
-#: Header names in lower case.
-Headers = Mapping[bytes, bytes]
 
 TIMEOUT_HEADER: Final = b"modelport-timeout-ms"
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -35,22 +34,13 @@ def request_id(headers: Headers) -> str:
     return f"{_PROCESS_ID}-{next(_numbers):x}"
 
 
-def check_head(headers: Headers, max_body_bytes: int) -> None:
-    """Refuse what can be refused before the body is read.
+def check_length(headers: Headers, max_body_bytes: int) -> None:
+    """Refuse by its length what can be refused before it is read.
 
     Raises:
-        UnsupportedMediaType: not JSON, or compressed.
         PayloadTooLarge: the announced length is over the limit.
         RequestError: the length is not a number.
-        MalformedBody: tensors are announced as binary.
     """
-    media_type = headers.get(b"content-type")
-    if media_type is not None and media_type.partition(b";")[0].strip().lower() != JSON:
-        raise UnsupportedMediaType("send the body as Content-Type: application/json")
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise UnsupportedMediaType("send the body without Content-Encoding")
-    if b"inference-header-content-length" in headers:
-        raise MalformedBody("binary tensor data is not supported; send JSON tensors")
     length = headers.get(b"content-length")
     if length is None:
         return
@@ -58,6 +48,54 @@ def check_head(headers: Headers, max_body_bytes: int) -> None:
         raise RequestError("Content-Length must be a whole number")
     if len(length) > 18 or int(length) > max_body_bytes:
         raise too_large(max_body_bytes)
+
+
+def encoding(headers: Headers) -> Encoding | None:
+    """How the body is compressed, None where it is not.
+
+    Raises:
+        UnsupportedMediaType: in another way than those known here, or in several.
+    """
+    given = headers.get(b"content-encoding")
+    if given is None:
+        return None
+    word = given.strip().lower()
+    if word == b"identity":
+        return None
+    if word not in ENCODINGS:
+        raise UnsupportedMediaType("send the body without Content-Encoding, or as gzip or deflate")
+    return ENCODINGS[word]
+
+
+def wire_format(headers: Headers, formats: Mapping[bytes | None, WireFormat]) -> WireFormat | None:
+    """The format that Content-Type names, None where it is none of these.
+
+    Args:
+        formats: by media type; that of None is for requests that name none.
+    """
+    given = headers.get(b"content-type")
+    found = formats.get(given)
+    if found is None and given is not None:
+        found = formats.get(given.partition(b";")[0].strip().lower())
+    return found
+
+
+def check_division(given: bytes, wire: WireFormat) -> None:
+    """Judge Inference-Header-Content-Length, the length of the JSON before raw tensors.
+
+    Raises:
+        MalformedBody: nothing divides a body of this format.
+        RequestError: it is not a number.
+    """
+    if not wire.divisible:
+        raise MalformedBody(
+            "Inference-Header-Content-Length belongs to /v2/models/{name}/infer, with Content-Type"
+            " application/octet-stream"
+        )
+    if not given.isdigit() or len(given) > 18:
+        raise RequestError(
+            "Inference-Header-Content-Length must be a whole number, the length of the JSON"
+        )
 
 
 def body_bytes(headers: Headers) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from app.api import media
 from app.api.schemas import (
     Schema,
     example_instance,
@@ -19,7 +20,7 @@ from app.api.schemas import (
     object_schema,
     prediction_schema,
 )
-from app.bundle.tensors import NUMPY_DTYPES
+from app.api.shared_schemas import shared_schemas
 from app.engine.model import Model
 from app.engine.versions.registry import Registry
 
@@ -55,6 +56,13 @@ _ORDINARY_ERRORS: Final[Mapping[str, tuple[int, ...]]] = {
     "/admin/models/{name}/reload": (401, 404, 422, 503),
     "/admin/models/{name}/pin": (401, 404, 408, 409, 413, 422, 503),
 }
+_DIVISION: Final[Schema] = {
+    "name": "Inference-Header-Content-Length",
+    "in": "header",
+    "required": False,
+    "description": "Length of the JSON before the data of binary inputs; 0 where there is none.",
+    "schema": {"type": "integer", "minimum": 0},
+}
 _ADMIN_PATH: Final = "/admin/models"
 
 
@@ -69,7 +77,7 @@ def ordinary_routes(app: FastAPI) -> Schema:
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
     _declare_ordinary_errors(document["paths"])
-    components.update(_shared_schemas())
+    components.update(shared_schemas())
     return document
 
 
@@ -159,79 +167,6 @@ def _error_response(status: int) -> Schema:
     return response
 
 
-def _shared_schemas() -> Schema:
-    text: Schema = {"type": "string"}
-    return {
-        "Error": object_schema(
-            {
-                "error": text | {"description": "What is wrong, and where."},
-                "code": text | {"description": "A word for machines."},
-                "request_id": text,
-                "details": {"type": "array", "items": {"$ref": "#/components/schemas/ErrorDetail"}},
-            },
-            required=("error", "code", "request_id"),
-        ),
-        "ErrorDetail": object_schema(
-            {
-                "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
-                "msg": text,
-                "type": text,
-            }
-        ),
-        "ModelRef": object_schema(
-            {
-                "name": text,
-                "version": {"type": "integer"},
-                "digest": text | {"description": "sha256 of the version's manifest."},
-            }
-        ),
-        **_protocol_schemas(text),
-    }
-
-
-def _protocol_schemas(text: Schema) -> Schema:
-    tensor: Schema = {
-        "name": text,
-        "datatype": text | {"enum": list(NUMPY_DTYPES)},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-        "data": {
-            "type": "array",
-            "items": {},
-            "description": "Values in row-major order, flat or nested.",
-        },
-    }
-    parameters: Schema = {"type": "object", "additionalProperties": True}
-    return {
-        "InferTensor": object_schema(
-            tensor | {"parameters": parameters}, required=("name", "datatype", "shape", "data")
-        ),
-        "InferRequestedOutput": object_schema(
-            {"name": text, "parameters": parameters}, required=("name",)
-        ),
-        "InferRequest": object_schema(
-            {
-                "id": text | {"maxLength": 256},
-                "inputs": {"type": "array", "items": {"$ref": "#/components/schemas/InferTensor"}},
-                "outputs": {
-                    "type": "array",
-                    "items": {"$ref": "#/components/schemas/InferRequestedOutput"},
-                },
-                "parameters": parameters,
-            },
-            required=("inputs",),
-        ),
-        "InferResponse": object_schema(
-            {
-                "model_name": text,
-                "model_version": text,
-                "id": text,
-                "outputs": {"type": "array", "items": {"$ref": "#/components/schemas/InferTensor"}},
-            },
-            required=("model_name", "model_version", "outputs"),
-        ),
-    }
-
-
 def _model_schemas(name: str, model: Model, max_request_rows: int) -> Schema:
     title = _title(name)
     signature = model.manifest.signature
@@ -297,26 +232,35 @@ def _typed_operation(
     name: str, model: Model, operation: str, summary: str, versioned: bool
 ) -> Schema:
     title = _title(name)
-    example = {"instances": [example_instance(model.manifest.signature)]}
+    signature = model.manifest.signature
     return {
         "tags": ["predict"],
         "operationId": operation,
         "summary": summary,
         "description": model.manifest.description,
         "parameters": _parameters(versioned),
-        "requestBody": _body(f"{title}Request", example),
-        "responses": {"200": _success(f"{title}Response"), **_error_responses(_TYPED_ERRORS)},
+        "requestBody": _body(media.typed_request(f"{title}Request", signature)),
+        "responses": {
+            "200": _success(media.typed_answer(f"{title}Response", signature)),
+            **_error_responses(_TYPED_ERRORS),
+        },
     }
 
 
 def _tensor_operation(operation: str, model: Model, versioned: bool) -> Schema:
+    signature = model.manifest.signature
+    success = _success(media.tensor_answer(signature))
+    success["headers"][_DIVISION["name"]] = {
+        "description": "Length of the JSON before the data of binary outputs.",
+        "schema": _DIVISION["schema"],
+    }
     return {
         "tags": ["open inference protocol"],
         "operationId": operation,
         "summary": f"Infer with {model.name}",
-        "parameters": _parameters(versioned),
-        "requestBody": _body("InferRequest", example_tensors(model)),
-        "responses": {"200": _success("InferResponse"), **_error_responses(_TENSOR_ERRORS)},
+        "parameters": [*_parameters(versioned), _DIVISION],
+        "requestBody": _body(media.tensor_request(signature, example_tensors(model))),
+        "responses": {"200": success, **_error_responses(_TENSOR_ERRORS)},
     }
 
 
@@ -366,14 +310,13 @@ def _parameters(versioned: bool) -> list[Schema]:
     return parameters
 
 
-def _body(schema: str, example: Any) -> Schema:
-    media = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
-    return {"required": True, "content": {"application/json": media}}
+def _body(content: Schema) -> Schema:
+    return {"required": True, "content": content}
 
 
-def _success(schema: str) -> Schema:
+def _success(content: Schema) -> Schema:
     return {
         "description": "The answer, a row for each row of the request, in order.",
         "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
-        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+        "content": content,
     }

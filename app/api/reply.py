@@ -9,11 +9,11 @@ from typing import Any, Final
 import orjson
 from starlette.types import Send
 
+from app.api.codecs import Content
 from app.errors import ModelportError
 
 logger = logging.getLogger(__name__)
 
-JSON: Final = b"application/json"
 REQUEST_ID_HEADER: Final = b"x-request-id"
 
 
@@ -44,15 +44,16 @@ def error_body(error: ModelportError, request: str) -> dict[str, Any]:
 
 def make_reply(
     status: int,
-    body: bytes,
+    content: Content,
     request: str,
     *,
     retry_after_s: int | None = None,
     close: bool = False,
     more_headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> Reply:
+    body, described = content
     headers = [
-        (b"content-type", JSON),
+        *described,
         (b"content-length", str(len(body)).encode()),
         (REQUEST_ID_HEADER, request.encode()),
         *more_headers,
@@ -67,7 +68,7 @@ def make_reply(
 def error_reply(error: ModelportError, request: str, *, close: bool = False) -> Reply:
     return make_reply(
         error.status,
-        orjson.dumps(error_body(error, request)),
+        Content(orjson.dumps(error_body(error, request))),
         request,
         retry_after_s=error.retry_after_s,
         close=close,

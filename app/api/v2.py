@@ -1,9 +1,9 @@
-"""Open Inference Protocol v2 over REST, with JSON tensors.
+"""Open Inference Protocol v2 over REST.
 
-Source: KServe's "Open Inference Protocol (V2)" specification.
+Source: KServe's "Open Inference Protocol (V2)" specification and its "Binary Tensor Data
+Extension".
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -12,10 +12,11 @@ from pydantic import BaseModel
 from starlette.routing import Route
 
 from app import __version__
+from app.api.codecs import JSON, NPY, OCTETS, WireFormat, npy_tensor
 from app.api.codecs.oip import OipCodec
 from app.api.endpoint import InferenceEndpoint
 from app.api.handler import Handler, InferenceRoute
-from app.bundle.signature import TensorSpec
+from app.bundle.signature import Signature, TensorSpec
 from app.engine.model import Model
 from app.engine.versions.registry import Registry
 from app.errors import NotReady
@@ -25,7 +26,7 @@ INFER_PATHS: Final = (
     "/v2/models/{name}/infer",
     "/v2/models/{name}/versions/{version}/infer",
 )
-_EXTENSIONS: Final[list[str]] = []
+_EXTENSIONS: Final = ["binary_tensor_data"]
 
 
 class ServerMetadata(BaseModel):
@@ -63,14 +64,31 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
 
+def formats(settings: Settings) -> list[WireFormat]:
+    """The wire formats of tensors; JSON where a request names none."""
+    rows = settings.max_request_rows
+    # JSON needs at least two bytes a value, a tensor at most eight.
+    size = 4 * settings.max_body_bytes
+
+    def tensors(signature: Signature) -> OipCodec:
+        return OipCodec(signature, rows, size)
+
+    def raw_tensors(signature: Signature) -> OipCodec:
+        return OipCodec(signature, rows, size, raw_only=True)
+
+    def array(signature: Signature) -> npy_tensor.TensorNpyCodec:
+        return npy_tensor.TensorNpyCodec(signature, rows, size)
+
+    return [
+        WireFormat((JSON,), tensors, divisible=True),
+        WireFormat((OCTETS,), raw_tensors, divisible=True),
+        WireFormat((NPY,), array, npy_tensor.fits),
+    ]
+
+
 def infer_routes(settings: Settings, handler: Callable[[], Handler]) -> list[Route]:
-    codec = functools.partial(
-        OipCodec,
-        max_rows=settings.max_request_rows,
-        # JSON needs at least two bytes a value, a tensor at most eight.
-        max_tensor_bytes=4 * settings.max_body_bytes,
-    )
-    endpoint = InferenceEndpoint(InferenceRoute("infer", codec), handler, settings.body_timeout_s)
+    route = InferenceRoute("infer", *formats(settings))
+    endpoint = InferenceEndpoint(route, handler, settings.body_timeout_s)
     return [Route(path, endpoint, methods=["POST"]) for path in INFER_PATHS]
 
 

@@ -261,9 +261,7 @@ def tensor_names() -> Iterator[Case]:
     yield tensors("a tensor too many", extra, "invalid_tensor")
     for name in ("z", "x", "", None, 1, [CANARY], {"name": "y"}):
         yield tensors(f"output {name!r}", TENSORS | {"outputs": [{"name": name}]}, "invalid_tensor")
-    yield tensor("binary input", parameters={"binary_data_size": 12})
-    binary = TENSORS | {"outputs": [{"name": "y", "parameters": {"binary_data": True}}]}
-    yield tensors("binary output", binary, "invalid_tensor")
+    yield tensor("binary input without a head", parameters={"binary_data_size": 12})
     for instance in (
         {},
         {"a": 1, "b": 2},
@@ -295,14 +293,14 @@ def body_sizes() -> Iterator[Case]:
 
 def encodings() -> Iterator[Case]:
     good = _bytes(ROWS)
-    for encoding in ("gzip", "deflate", "br", "zstd", "gzip, gzip", "identity, gzip", "x", ""):
+    for encoding in ("br", "zstd", "gzip, gzip", "identity, gzip", "gzip,", "x", ""):
         for path in (AFFINE, INFER):
             yield Case(f"encoding {encoding!r} {path}", 415, "unsupported_media_type", path,
                        zlib.compress(good), headers={"Content-Encoding": encoding})  # fmt: skip
     for media in ("text/plain", "", "application/xml", "application/jsonx", "json", "*/*",
                   "multipart/form-data; boundary=x", "application/x-www-form-urlencoded",
-                  "text/csv", "application/octet-stream", "application/json/x",
-                  "application/json,text/plain", b"\xff\xfe"):  # fmt: skip
+                  "application/json/x", "application/json,text/plain", "image/png", "text/csv,",
+                  "application/x-numpy", b"\xff\xfe"):  # fmt: skip
         for path in (AFFINE, INFER):
             yield Case(f"media type {media!r} {path}", 415, "unsupported_media_type", path, good,
                        headers={"Content-Type": media})  # fmt: skip
@@ -311,10 +309,14 @@ def encodings() -> Iterator[Case]:
 def header_tricks() -> Iterator[Case]:
     good = _bytes(ROWS)
     for path in (AFFINE, INFER):
+<<<<<<< /tmp/mine.py
         for size in ("10", "0", "-1", "x", "9" * 40):
             yield Case(f"binary header {size[:5]} {path}", 400, "malformed_body", path, good,
                        headers={"Inference-Header-Content-Length": size})  # fmt: skip
         for limit in ("0", "-1", "1.0", "x", "", "9" * 40, "1_0", "1 2"):
+=======
+        for limit in ("0", "-1", "1.0", "x", "", "9" * 40, "1_0", " 1 2"):
+>>>>>>> /tmp/theirs.py
             yield Case(f"time limit {limit[:5]!r} {path}", 400, "bad_request", path, good,
                        headers={"Modelport-Timeout-Ms": limit})  # fmt: skip
 

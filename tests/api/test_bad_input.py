@@ -12,15 +12,17 @@ from tests.api.answers import (
     assert_refusal,
     assert_serves,
 )
+from tests.api.bad_formats import FORMAT_CASES
 from tests.api.bad_inputs import CASES, Case
 from tests.api.live import LiveServer, Wire, head
 
 GOOD = b'{"instances":[{"a":1,"b":2,"c":3}]}'
 JSON = {"Content-Type": "application/json"}
 PREDICT = "/models/affine/predict"
+ALL = [*CASES, *FORMAT_CASES]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_a_bad_request_is_refused(client: httpx.Client, case: Case) -> None:
     headers = {"Content-Type": "application/json"} | case.headers
 
@@ -31,8 +33,8 @@ def test_a_bad_request_is_refused(client: httpx.Client, case: Case) -> None:
 
 
 def test_the_table_has_no_case_twice() -> None:
-    requests = [(c.method, c.path, c.body, str(c.headers)) for c in CASES]
-    names = [c.name for c in CASES]
+    requests = [(c.method, c.path, c.body, str(c.headers)) for c in ALL]
+    names = [c.name for c in ALL]
 
     assert len(set(requests)) == len(requests)
     assert len(set(names)) == len(names)
@@ -120,7 +122,7 @@ class TestOnTheWire:
         self.refused(wire, 413, "payload_too_large")
 
     def test_a_refused_head_does_not_ask_for_the_body(self, wire: Wire) -> None:
-        headers = {"Content-Type": "text/csv", "Content-Length": "9", "Expect": "100-continue"}
+        headers = {"Content-Type": "text/html", "Content-Length": "9", "Expect": "100-continue"}
         wire.send(head(PREDICT, headers))
 
         self.refused(wire, 415, "unsupported_media_type")

@@ -15,8 +15,10 @@ import httpx
 import numpy as np
 import pytest
 
+from app.api.codecs import JSON, WireFormat
 from app.api.codecs.instances import InstancesCodec
-from app.api.handler import InferenceRoute, Ticket
+from app.api.handler import InferenceRoute
+from app.api.ticket import Ticket
 from app.bundle.golden import Golden
 from app.bundle.manifest import Batching
 from app.bundle.pins import remove_pin, write_pin
@@ -297,7 +299,7 @@ def test_nothing_slow_of_a_reload_is_done_by_the_event_loop(tmp_path: Path) -> N
             made_on.append(threading.current_thread().name)
             return InstancesCodec(signature, 10)
 
-        route = InferenceRoute("watched", make_codec)
+        route = InferenceRoute("watched", WireFormat((JSON,), make_codec))
         make_bundle(tmp_path, "m")
         async with running(tmp_path, keep_previous=False) as service:
             trace = weakref.ref(

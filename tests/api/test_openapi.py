@@ -15,6 +15,7 @@ from openapi_spec_validator import validate
 
 from app.api.openapi import example_instance, unique_names
 from app.bundle.signature import IntegerField, NumberField, Signature, TextField
+from tests.api.bad_formats import FORMAT_CASES
 from tests.api.bad_inputs import CASES, Case, operation
 from tests.api.conftest import MakeClient
 from tests.support.bundles import RECIPES, make_bundle
@@ -168,7 +169,7 @@ def test_every_other_answer_fits_its_schema(
 def documented_cases(document: dict[str, Any]) -> list[tuple[Case, dict[str, Any]]]:
     """Those of the table that are sent to a documented operation."""
     found = []
-    for case in CASES:
+    for case in [*CASES, *FORMAT_CASES]:
         path = operation(case, document["paths"])
         if path is not None and case.method.lower() in document["paths"][path]:
             found.append((case, document["paths"][path][case.method.lower()]))

@@ -25,7 +25,7 @@ class TestMetadata:
         body = client.get("/v2").json()
 
         assert body["name"] == "modelport"
-        assert body["extensions"] == []
+        assert body["extensions"] == ["binary_tensor_data"]
         assert body["version"]
 
     def test_health(self, client: httpx.Client) -> None:
@@ -217,7 +217,7 @@ def decode(datatype: str, data: object, shape: object) -> np.ndarray:
     """Through the codec: JSON text to an array."""
     bound = codec(datatype, *(f"n{axis}" for axis in range(1, len(shape))))
     tensor = {"name": "x", "datatype": datatype, "shape": shape, "data": data}
-    return bound.decode(bound.parse(orjson.dumps({"inputs": [tensor]}))).inputs["x"]
+    return bound.decode(bound.parse(orjson.dumps({"inputs": [tensor]}), {})).inputs["x"]
 
 
 INTEGERS = [name for name, dtype in NUMPY_DTYPES.items() if dtype.kind in "iu"]
@@ -243,7 +243,7 @@ class TestDatatypes:
         for value in (int(bounds.min) - offset, int(bounds.max) + offset):
             text = b'{"inputs":[{"name":"x","datatype":"%s","shape":[2],"data":[0,%d]}]}'
             bound = codec(datatype)
-            document = bound.parse(text.replace(b"%s", datatype.encode()) % value)
+            document = bound.parse(text.replace(b"%s", datatype.encode()) % value, {})
 
             with pytest.raises(InvalidTensor, match=r"'x' (holds a value|must hold whole)"):
                 bound.decode(document)
@@ -319,8 +319,8 @@ class TestDatatypes:
         """Through the codec and JSON text back."""
         bound = codec(datatype)
         decoded = Decoded({}, len(array), {"id": None, "outputs": ("y",)})
-        body = bound.encode({"y": array}, decoded, {"name": "m", "version": 1, "digest": ""})
-        (output,) = orjson.loads(body)["outputs"]
+        content = bound.encode({"y": array}, decoded, {"name": "m", "version": 1, "digest": ""})
+        (output,) = orjson.loads(content.body)["outputs"]
         assert output["datatype"] == datatype
         assert output["shape"] == list(array.shape)
         return output["data"]

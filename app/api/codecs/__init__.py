@@ -2,13 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
+from app.bundle.signature import Signature
 from app.bundle.tensors import Array, Tensors
 
+#: Header names in lower case.
+Headers = Mapping[bytes, bytes]
 #: What a served version is called in an answer.
 ModelRef = Mapping[str, str | int]
 MAX_DEPTH: Final = 100
+
+JSON: Final = b"application/json"
+OCTETS: Final = b"application/octet-stream"
+NPY: Final = b"application/x-npy"
+CSV: Final = b"text/csv"
+NDJSON: Final = b"application/x-ndjson"
+JSON_CONTENT: Final = ((b"content-type", JSON),)
 
 
 def never() -> bool:
@@ -20,7 +30,8 @@ class Decoded:
     """A request that fits the signature.
 
     Attributes:
-        inputs: named arrays; where the batch axis exists, axis 0 is `rows` long.
+        inputs: named arrays; where the batch axis exists, axis 0 is `rows` long. They may be
+            views of the body, which cannot be written to.
         context: what `encode` needs of the request (its id, the outputs it wants).
         timeout_us: the request's own time limit, where its body names one.
     """
@@ -31,10 +42,17 @@ class Decoded:
     timeout_us: int | None = None
 
 
+class Content(NamedTuple):
+    """The body of an answer, and the headers that say what it is."""
+
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = JSON_CONTENT
+
+
 class Codec(Protocol):
     """A wire format bound to one model's signature."""
 
-    def parse(self, body: bytes) -> Any:
+    def parse(self, body: bytes, headers: Headers) -> Any:
         """Bytes to a checked document; quick, on the event loop.
 
         Raises:
@@ -42,8 +60,8 @@ class Codec(Protocol):
         """
         ...
 
-    def has_pictures(self, document: Any) -> bool:
-        """Whether `decode` should run on a worker thread, because it decodes pictures."""
+    def takes_long(self, document: Any) -> bool:
+        """Whether `decode` should run on a worker thread: it decodes pictures, or much text."""
         ...
 
     def decode(self, document: Any, is_abandoned: Callable[[], bool] = never) -> Decoded:
@@ -54,10 +72,37 @@ class Codec(Protocol):
         """
         ...
 
-    def encode(self, outputs: Mapping[str, Array], decoded: Decoded, model: ModelRef) -> bytes:
-        """Output arrays to a response body.
+    def encode(self, outputs: Mapping[str, Array], decoded: Decoded, model: ModelRef) -> Content:
+        """Output arrays to an answer. It is of its own memory: nothing else sees it.
 
         Raises:
             NonFiniteOutput: a number that JSON cannot say.
         """
         ...
+
+
+def accepts(headers: Headers, media_type: bytes) -> bool:
+    """Whether the caller names this media type among those that it takes."""
+    given = headers.get(b"accept", b"").lower().split(b",")
+    return any(one.partition(b";")[0].strip() == media_type for one in given)
+
+
+def any_signature(_: Signature) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WireFormat:
+    """A wire format of a route, before it is bound to a model.
+
+    Attributes:
+        media_types: of requests in it, in lower case.
+        make_codec: binds it to a signature.
+        fits: whether it can say what a model of this signature takes.
+        divisible: Inference-Header-Content-Length may divide bodies in it.
+    """
+
+    media_types: tuple[bytes, ...]
+    make_codec: Callable[[Signature], Codec]
+    fits: Callable[[Signature], bool] = any_signature
+    divisible: bool = False

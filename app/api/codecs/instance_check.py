@@ -22,6 +22,7 @@ from app.bundle.signature import (
 from app.bundle.tensors import NUMPY_DTYPES
 
 MAX_CATEGORY_CHARACTERS: Final = 1_000
+_STRICT: Final = ConfigDict(extra="forbid", strict=True)
 _NUMBERS: Final = "<numbers>"
 _ENCODED: Final = "<encoded>"
 #: What pydantic puts into the place of a fault to tell an image's two forms apart.
@@ -29,20 +30,27 @@ IMAGE_TAGS: Final = frozenset({_NUMBERS, _ENCODED})
 
 
 def request_adapter(signature: Signature, max_rows: int) -> TypeAdapter[Any]:
-    """The compiled check of a request body."""
+    """The compiled check of a request's rows, `{"instances": [row, …]}`."""
+    limits = Field(min_length=1, max_length=max_rows)
+    rows = {"instances": Annotated[list[_row(signature)], limits]}  # type: ignore
+    request = with_config(_STRICT)(TypedDict("request", rows))  # type: ignore
+    return TypeAdapter(request)
+
+
+def row_adapter(signature: Signature) -> TypeAdapter[Any]:
+    """The compiled check of one row, the same as in a request."""
+    return TypeAdapter(_row(signature))
+
+
+def _row(signature: Signature) -> Any:
     fields = {
         field.name: _annotation(field, signature)
         if field.required
         else NotRequired[_annotation(field, signature)]
         for field in signature.fields
     }
-    strict = ConfigDict(extra="forbid", strict=True)
     # Only the functional form can name fields at run time; type checkers cannot follow it.
-    instance = with_config(strict)(TypedDict("instance", fields))  # type: ignore
-    limits = Field(min_length=1, max_length=max_rows)
-    rows = {"instances": Annotated[list[instance], limits]}  # type: ignore
-    request = with_config(strict)(TypedDict("request", rows))  # type: ignore
-    return TypeAdapter(request)
+    return with_config(_STRICT)(TypedDict("instance", fields))  # type: ignore
 
 
 def _annotation(field: InputField, signature: Signature) -> Any:

@@ -96,6 +96,12 @@ def array_from_nested(value: Any, datatype: Datatype, dims: Sequence[Dim]) -> Ar
     return array_from_flat(flatten(value, shape), datatype, shape)
 
 
+def shares_dims(specs: Sequence[TensorSpec]) -> bool:
+    """Whether a named dim, but for the batch, is in more than one place: else none can differ."""
+    named = [dim for spec in specs for dim in spec.shape[1:] if isinstance(dim, str)]
+    return len(set(named)) < len(named)
+
+
 def dims_problem(spec: TensorSpec, shape: Sequence[int], dims: dict[str, int]) -> str | None:
     """Whether a named dim has another size than in the request's other inputs; `dims` keeps them.
 

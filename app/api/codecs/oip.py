@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2, REST, with JSON tensors.
+"""Open Inference Protocol v2, REST: tensors in JSON, and raw ones behind it (`oip_binary.py`).
 
 Source: KServe's "Open Inference Protocol (V2)" specification, inference request and response
 JSON objects. Tensors are taken as the graph takes them: names, datatypes and shapes are checked,
@@ -6,30 +6,46 @@ the vocabulary and range of typed fields are not.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import orjson
 
-from app.api.codecs import Decoded, ModelRef, never
-from app.api.codecs.instances import refuse_non_finite
-from app.api.codecs.json_guard import refuse_bulk, refuse_deep_nesting, refuse_duplicate_names
-from app.api.codecs.nested import NestedError, array_from_flat, dims_problem, flatten
+from app.api.codecs import Content, Decoded, Headers, ModelRef, never
+from app.api.codecs.nested import NestedError, array_from_flat, dims_problem, flatten, shares_dims
+from app.api.codecs.oip_binary import HEAD_LENGTH, RawTensors, joined, raw_data
+from app.api.codecs.oip_document import (
+    check_object,
+    checked_array,
+    flag,
+    read_document,
+    request_id,
+    timeout_us,
+)
+from app.api.codecs.predictions import refuse_non_finite
+from app.api.codecs.shapes import checked_shape
 from app.bundle.signature import Signature, TensorSpec
 from app.bundle.tensors import NUMPY_DTYPES, Array, Datatype, datatype_of
-from app.errors import InvalidTensor, MalformedBody, PayloadTooLarge
+from app.errors import InvalidTensor, MalformedBody
 
-_REQUEST_KEYS: Final = frozenset({"id", "inputs", "outputs", "parameters"})
 _INPUT_KEYS: Final = frozenset({"name", "shape", "datatype", "data", "parameters"})
 _OUTPUT_KEYS: Final = frozenset({"name", "parameters"})
-_MAX_ID_CHARACTERS: Final = 256
-#: Of a request with a few dozen tensors and their parameters.
-_MAX_OBJECTS: Final = 1_000
-_MAX_NAMES: Final = 10_000
-#: Parameters that would change the answer and that this service does not know.
-_UNSUPPORTED: Final = frozenset(
-    {"binary_data_size", "classification", "sequence_id", "sequence_start", "sequence_end"}
-)
+#: More raw strings than this are taken apart on a worker thread.
+_MUCH_TEXT_BYTES: Final = 64 * 1024
+
+
+class InferRequest(NamedTuple):
+    """A request's JSON, and what comes behind it."""
+
+    document: Mapping[str, Any]
+    raw: RawTensors | None = None
+
+
+class Wanted(NamedTuple):
+    """Names of the outputs that are asked for, and of those among them that shall be raw."""
+
+    names: Sequence[str]
+    binary: Collection[str]
 
 
 class OipCodec:
@@ -38,54 +54,112 @@ class OipCodec:
     Args:
         max_rows: most rows of one request.
         max_tensor_bytes: most bytes of one input array, checked before it is made.
+        raw_only: bodies must be divided by Inference-Header-Content-Length.
     """
 
-    def __init__(self, signature: Signature, max_rows: int, max_tensor_bytes: int) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        max_rows: int,
+        max_tensor_bytes: int,
+        *,
+        raw_only: bool = False,
+    ) -> None:
         self._inputs = {spec.name: spec for spec in signature.inputs}
+        self._dims_to_compare = signature.inputs if shares_dims(signature.inputs) else ()
         self._outputs = tuple(spec.name for spec in signature.outputs)
+        self._every = {every: Wanted(self._outputs, self._outputs if every else ())
+                       for every in (False, True)}  # fmt: skip
         self._max_rows = max_rows
         self._max_tensor_bytes = max_tensor_bytes
+        self._raw_only = raw_only
+        self._has_text = any(spec.datatype == "BYTES" for spec in signature.inputs)
 
-    def parse(self, body: bytes) -> dict[str, Any]:
-        refuse_deep_nesting(body)
-        too_many = f"the body has more than {_MAX_OBJECTS} objects or {_MAX_NAMES} names"
-        refuse_bulk(body, _MAX_OBJECTS, _MAX_NAMES, too_many)
-        try:
-            document = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
+    def parse(self, body: bytes, headers: Headers) -> InferRequest:
+        given = headers.get(HEAD_LENGTH)
+        if given is None:
+            if self._raw_only:
+                raise MalformedBody(
+                    "send Inference-Header-Content-Length, the length of the JSON before the"
+                    " tensors, 0 where there is none; or Content-Type: application/json"
+                )
+            return InferRequest(read_document(body))
+        length = int(given)  # judged with the head
+        if length > len(body):
             raise MalformedBody(
-                f"body is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
-            ) from None
-        _object(document, "body", _REQUEST_KEYS)
-        refuse_duplicate_names(body, _count_names(document))
-        return document  # type: ignore[no-any-return]
+                f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes"
+            )
+        raw = RawTensors(body, length)
+        if length == 0:
+            return self._lone(body, raw)
+        return InferRequest(read_document(body[:length]), raw)
 
-    def has_pictures(self, document: dict[str, Any]) -> bool:  # noqa: ARG002
-        return False
+    def _lone(self, body: bytes, raw: RawTensors) -> InferRequest:
+        """What a body without JSON says: the model's only input, as many rows as there are."""
+        spec, *others = self._inputs.values()
+        row = spec.shape[1:]
+        if others or any(isinstance(dim, str) for dim in row):
+            raise MalformedBody(
+                "a body without JSON needs a model with one input, of which only the rows are"
+                " free; send JSON that names inputs and shapes"
+            )
+        tensor: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype}
+        sizes = [dim for dim in row if isinstance(dim, int)]
+        if spec.datatype == "BYTES":
+            if math.prod(sizes) != 1:
+                raise MalformedBody("a body without JSON is one string; this model takes several")
+            try:
+                tensor |= {"shape": [1, *sizes], "data": [body.decode()]}
+            except UnicodeDecodeError:
+                raise InvalidTensor(f"input {spec.name!r} is not UTF-8") from None
+            raw = RawTensors(body, len(body))
+        else:
+            row_bytes = math.prod(sizes) * NUMPY_DTYPES[spec.datatype].itemsize
+            if row_bytes == 0 or len(body) % row_bytes:
+                raise InvalidTensor(
+                    f"input {spec.name!r}: {len(body)} bytes are no whole number of rows of"
+                    f" {row_bytes} bytes"
+                )
+            tensor["shape"] = [len(body) // row_bytes, *sizes]
+            tensor["parameters"] = {"binary_data_size": len(body)}
+        return InferRequest({"inputs": [tensor], "parameters": {"binary_data_output": True}}, raw)
+
+    def takes_long(self, document: InferRequest) -> bool:
+        raw = document.raw
+        return raw is not None and self._has_text and raw.left_bytes > _MUCH_TEXT_BYTES
 
     def decode(
         self,
-        document: dict[str, Any],
+        document: InferRequest,
         is_abandoned: Callable[[], bool] = never,  # noqa: ARG002
     ) -> Decoded:
+        head, raw = document.document, document.raw
         inputs: dict[str, Array] = {}
-        for index, item in enumerate(_array(document.get("inputs"), "inputs")):
-            _object(item, f"inputs[{index}]", _INPUT_KEYS)
+        for index, item in enumerate(checked_array(head.get("inputs"), "inputs")):
+            check_object(item, f"inputs[{index}]", _INPUT_KEYS)
             spec = self._spec(item.get("name"), inputs)
-            inputs[spec.name] = self._tensor(item, spec)
-        missing = self._inputs.keys() - inputs.keys()
-        if missing:
-            raise InvalidTensor(f"input {sorted(missing)[0]!r} is missing")
+            inputs[spec.name] = self._tensor(item, spec, raw)
+        if raw is not None:
+            raw.end()
+        rows = self._rows(inputs)
+        wanted = self._wanted(head)
+        context = {"id": request_id(head), "outputs": wanted.names, "binary": wanted.binary}
+        return Decoded(inputs, rows, context, timeout_us(head))
+
+    def _rows(self, inputs: Mapping[str, Array]) -> int:
+        """How many rows the inputs have; all are there, and agree in them and in shared dims."""
+        if len(inputs) < len(self._inputs):
+            missing = min(self._inputs.keys() - inputs.keys())
+            raise InvalidTensor(f"input {missing!r} is missing")
         rows = {array.shape[0] for array in inputs.values()}
         if len(rows) > 1:
             raise InvalidTensor("inputs differ in their first dimension, the rows of the batch")
         dims: dict[str, int] = {}
-        for name, array in inputs.items():
-            problem = dims_problem(self._inputs[name], array.shape, dims)
+        for spec in self._dims_to_compare:
+            problem = dims_problem(spec, inputs[spec.name].shape, dims)
             if problem:
-                raise InvalidTensor(f"input {name!r} {problem}")
-        context = {"id": _request_id(document), "outputs": self._wanted(document)}
-        return Decoded(inputs, rows.pop(), context, _timeout_us(document))
+                raise InvalidTensor(f"input {spec.name!r} {problem}")
+        return int(rows.pop())
 
     def _spec(self, name: Any, seen: Mapping[str, Array]) -> TensorSpec:
         if type(name) is not str:
@@ -97,28 +171,42 @@ class OipCodec:
             raise InvalidTensor(f"input {name!r} appears twice")
         return self._inputs[name]
 
-    def _tensor(self, item: Mapping[str, Any], spec: TensorSpec) -> Array:
+    def _tensor(self, item: Mapping[str, Any], spec: TensorSpec, raw: RawTensors | None) -> Array:
         where = f"input {spec.name!r}"
         if item.get("datatype") != spec.datatype:
             raise InvalidTensor(f"{where}: 'datatype' must be {spec.datatype!r}")
-        shape = _shape(item.get("shape"), spec, where)
-        if shape[0] > self._max_rows:
-            raise PayloadTooLarge(f"{where}: {shape[0]} rows, at most {self._max_rows}")
-        if math.prod(shape) * NUMPY_DTYPES[spec.datatype].itemsize > self._max_tensor_bytes:
-            raise PayloadTooLarge(f"{where}: shape {shape} is larger than a request may be")
-        data = _array(item.get("data"), f"{where}: 'data'")
+        shape = checked_shape(
+            item.get("shape"),
+            spec,
+            where,
+            self._max_rows,
+            self._max_tensor_bytes,
+        )
+        parameters = item.get("parameters")
+        if parameters and "binary_data_size" in parameters:
+            if raw is None:
+                raise InvalidTensor(
+                    f"{where} has a 'binary_data_size': send Inference-Header-Content-Length, the"
+                    " length of the JSON before the tensors"
+                )
+            if "data" in item:
+                raise InvalidTensor(f"{where} has both 'data' and a 'binary_data_size'")
+            return raw.take(parameters["binary_data_size"], spec.datatype, shape, where)
+        data = checked_array(item.get("data"), f"{where}: 'data'")
         try:
             flat = flatten(data, shape) if data and type(data[0]) is list else data
             return array_from_flat(flat, spec.datatype, shape)
         except NestedError as error:
             raise InvalidTensor(f"{where} {error}") from None
 
-    def _wanted(self, document: Mapping[str, Any]) -> Sequence[str]:
+    def _wanted(self, document: Mapping[str, Any]) -> Wanted:
+        every = flag(document, "binary_data_output", "body", default=False)
         if document.get("outputs") is None:
-            return self._outputs
+            return self._every[every]
         names: list[str] = []
-        for index, item in enumerate(_array(document["outputs"], "outputs")):
-            _object(item, f"outputs[{index}]", _OUTPUT_KEYS)
+        binary: list[str] = []
+        for index, item in enumerate(checked_array(document["outputs"], "outputs")):
+            check_object(item, f"outputs[{index}]", _OUTPUT_KEYS)
             name = item.get("name")
             if type(name) is not str:
                 raise InvalidTensor("each output needs a 'name' string")
@@ -128,19 +216,30 @@ class OipCodec:
             if name in names:
                 raise InvalidTensor(f"output {name!r} appears twice")
             names.append(name)
-        return names or self._outputs
+            if flag(item, "binary_data", f"outputs[{index}]", default=every):
+                binary.append(name)
+        return Wanted(names, binary) if names else self._every[every]
 
-    def encode(self, outputs: Mapping[str, Array], decoded: Decoded, model: ModelRef) -> bytes:
+    def encode(self, outputs: Mapping[str, Array], decoded: Decoded, model: ModelRef) -> Content:
         wanted = decoded.context["outputs"]
-        refuse_non_finite(outputs, [n for n in wanted if outputs[n].dtype.kind == "f"])
+        binary = decoded.context.get("binary", ())
+        in_json = [name for name in wanted if name not in binary] if binary else wanted
+        refuse_non_finite(outputs, [name for name in in_json if outputs[name].dtype.kind == "f"])
+        raw = {name: raw_data(outputs[name]) for name in wanted if name in binary} if binary else {}
         answer: dict[str, Any] = {
             "model_name": model["name"],
             "model_version": str(model["version"]),
-            "outputs": [_output(name, outputs[name]) for name in wanted],
+            "outputs": [
+                _raw_output(name, outputs[name], raw[name])
+                if name in raw
+                else _output(name, outputs[name])
+                for name in wanted
+            ],
         }
         if decoded.context["id"] is not None:
             answer["id"] = decoded.context["id"]
-        return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+        head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+        return joined(head, raw.values()) if raw else Content(head)
 
 
 def _output(name: str, array: Array) -> dict[str, Any]:
@@ -154,64 +253,10 @@ def _output(name: str, array: Array) -> dict[str, Any]:
     }
 
 
-def _object(value: Any, where: str, keys: frozenset[str]) -> None:
-    if type(value) is not dict:
-        raise MalformedBody(f"{where} must be an object")
-    foreign = value.keys() - keys
-    if foreign:
-        raise MalformedBody(f"{where} has an unknown name {sorted(foreign)[0][:64]!r}")
-    parameters = value.get("parameters")
-    if parameters is None:
-        return
-    if type(parameters) is not dict:
-        raise MalformedBody(f"{where}: 'parameters' must be an object")
-    unsupported = _UNSUPPORTED & parameters.keys()
-    if unsupported or parameters.get("binary_data") or parameters.get("binary_data_output"):
-        name = min(unsupported, default="binary_data")
-        raise InvalidTensor(f"{where}: parameter {name!r} is not supported; use JSON tensors")
-
-
-def _array(value: Any, where: str) -> list[Any]:
-    if type(value) is not list:
-        raise MalformedBody(f"{where} must be an array")
-    return value
-
-
-def _request_id(document: Mapping[str, Any]) -> str | None:
-    value = document.get("id")
-    if value is not None and (type(value) is not str or len(value) > _MAX_ID_CHARACTERS):
-        raise MalformedBody(f"'id' must be a string of at most {_MAX_ID_CHARACTERS} characters")
-    return value
-
-
-def _timeout_us(document: Mapping[str, Any]) -> int | None:
-    parameters = document.get("parameters")
-    if not parameters or "timeout" not in parameters:
-        return None
-    value = parameters["timeout"]
-    if type(value) is not int or value < 1:
-        raise MalformedBody("parameter 'timeout' must be a whole number of microseconds from 1")
-    return value
-
-
-def _shape(value: Any, spec: TensorSpec, where: str) -> list[int]:
-    if type(value) is not list or not all(type(size) is int and size >= 0 for size in value):
-        raise InvalidTensor(f"{where}: 'shape' must be an array of whole numbers from 0")
-    fits = len(value) == len(spec.shape) and all(
-        size == dim for size, dim in zip(value, spec.shape, strict=True) if isinstance(dim, int)
-    )
-    if not fits:
-        wanted = ", ".join(str(dim) for dim in spec.shape)
-        raise InvalidTensor(f"{where}: shape {value[:16]} does not fit [{wanted}]")
-    if not value or value[0] == 0:
-        raise InvalidTensor(f"{where}: at least one row is needed")
-    return value
-
-
-def _count_names(value: Any) -> int:
-    """Names in all objects of a document; tensor data, which may be long, is looked at lightly."""
-    if type(value) is dict:
-        return len(value) + sum(_count_names(item) for item in value.values())
-    if type(value) is list and value and type(value[0]) in (dict, list):
-        return sum(_count_names(item) for item in value)
-    return 0
+def _raw_output(name: str, array: Array, data: bytes | memoryview) -> dict[str, Any]:
+    return {
+        "name": name,
+        "datatype": datatype_of(array),
+        "shape": list(array.shape),
+        "parameters": {"binary_data_size": len(data)},
+    }

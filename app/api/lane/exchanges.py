@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from app.api.handler import Ticket
+from app.api.ticket import Ticket
 from app.api.head import too_large
 from app.api.reply import Reply
 from app.errors import ModelportError, RequestError
