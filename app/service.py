@@ -137,7 +137,7 @@ class Service:
         model = opener.open(
             bundle, figures, background=self.is_started, cancelled=lambda: self._draining
         )
-        handler.prepare(model)
+        handler.prepare(model, figures)
         self._figures[model] = figures
         # Whoever drops it last, a request perhaps, frees nothing itself: that may take long.
         free = weakref.finalize(model, files.put, partial(_free, model.free))

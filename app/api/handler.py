@@ -10,22 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
-from weakref import WeakKeyDictionary
 
-from app.api.codecs import Codec, Headers, WireFormat
+from app.api.codecs import Headers, WireFormat
 from app.api.codecs.oip_binary import HEAD_LENGTH
 from app.api.head import (
-    body_bytes,
+    Head,
+    Route,
     check_division,
-    check_length,
-    encoding,
     may_stay_open,
+    new_id,
     request_id,
-    timeout_ms,
-    wire_format,
 )
 from app.api.reply import Reply, as_modelport_error, error_reply, log_failure
-from app.api.ticket import Admission, Ticket
+from app.api.ticket import Ticket, Way
 from app.engine.model import Model
 from app.engine.scheduling.job_queue import JobQueue
 from app.engine.scheduling.workers import Workers
@@ -89,7 +86,6 @@ class Handler:
         self.loop: asyncio.AbstractEventLoop = workers.loop
         self.decoders = JobQueue(workers, _MAX_DECODING)
         self._pending_body_bytes = 0
-        self._codecs: WeakKeyDictionary[Model, dict[WireFormat, Codec]] = WeakKeyDictionary()
         #: Those that have been asked for.
         self._formats: dict[WireFormat, None] = {}
 
@@ -106,35 +102,63 @@ class Handler:
             model: its name as addressed, None for the default.
             version: as addressed, None for the one that is served.
         """
-        self.metrics.received[route.name] += 1
-        request = request_id(headers)
-        target: Model | None = None
         try:
-            check_length(headers, self.limits.max_body_bytes)
-            packed = encoding(headers)
-            own_ms = timeout_ms(headers)
-            target = self.registry.get(model, version)
-            codec = self._codec(route, target, headers)
-            admitted_s = self.loop.time()
-            deadline_s = admitted_s + (own_ms or self._timeout_ms(target)) / 1e3
-            target.check_admission(deadline_s)
-            size = body_bytes(headers)
-            self.reserve(size)
+            head = Head(route, model, version, headers, self.limits.max_body_bytes)
         except Exception as error:
-            known = as_modelport_error(error)
-            name = "" if target is None else target.name
-            self.count(route.name, name, known.code)
-            log_failure(known, request, route.name, name)
-            return error_reply(known, request, close=not may_stay_open(known, headers))
-        return Ticket(
-            self,
-            Admission(
-                route.name, request, target, codec, headers, admitted_s, deadline_s, size, packed
-            ),
-        )
+            self.metrics.received[route.name] += 1
+            return self._refuse(error, route.name, "", request_id(headers), headers)
+        return self.enter(head)
 
-    def _timeout_ms(self, model: Model) -> int:
-        return self.limits.timeout_ms_by_model.get(model.name, self.limits.timeout_ms)
+    def enter(self, head: Head) -> Ticket | Reply:
+        """Judge a request whose head was read before: what depends on the service's state."""
+        self.metrics.received[head.name] += 1
+        request = head.given_id or new_id()
+        model: Model | None = None
+        try:
+            model = self.registry.get(head.model, head.version)
+            way = model.attached.get(head.wire) or self._make_way(head, model)
+            if head.is_divided:
+                check_division(head.headers[HEAD_LENGTH], way.wire)
+            admitted_s = self.loop.time()
+            deadline_s = admitted_s + (head.timeout_s or way.timeout_s)
+            model.check_admission(deadline_s)
+            self.reserve(head.body_bytes)
+        except Exception as error:
+            name = "" if model is None else model.name
+            return self._refuse(error, head.name, name, request, head.headers)
+        return Ticket(self, head, way, model, request, admitted_s, deadline_s)
+
+    def _refuse(
+        self, error: Exception, route: str, model: str, request: str, headers: Headers
+    ) -> Reply:
+        known = as_modelport_error(error)
+        self.count(route, model, known.code)
+        log_failure(known, request, route, model)
+        return error_reply(known, request, close=not may_stay_open(known, headers))
+
+    def _make_way(self, head: Head, model: Model) -> Way:
+        """The way of a wire format to a model, made when first asked for.
+
+        Raises:
+            UnsupportedMediaType: the route does not know the format, or it does not fit the model.
+        """
+        signature = model.manifest.signature
+        if head.wire is None or not head.wire.fits(signature):
+            raise UnsupportedMediaType(_accepted(head.route, model))
+        self._formats[head.wire] = None
+        figures = self.metrics.models[model.name, str(model.version)]
+        way = model.attached[head.wire] = self._way(head.wire, model, figures)
+        return way
+
+    def _way(self, wire: WireFormat, model: Model, figures: ModelMetrics) -> Way:
+        own_ms = self.limits.timeout_ms_by_model.get(model.name, self.limits.timeout_ms)
+        return Way(
+            wire,
+            wire.make_codec(model.manifest.signature),
+            figures,
+            own_ms / 1e3,
+            (model.provider_header,),
+        )
 
     def reserve(self, count: int) -> None:
         """Count bytes of a body that is being read or waits, over all requests.
@@ -149,45 +173,18 @@ class Handler:
     def release(self, count: int) -> None:
         self._pending_body_bytes -= count
 
-    def _codec(self, route: InferenceRoute, model: Model, headers: Headers) -> Codec:
-        """The codec for a request's format and a model's signature, made when first asked for.
-
-        Raises:
-            UnsupportedMediaType: the route does not know the format, or it does not fit the model.
-            RequestError: the head divides the body in a way that the format does not know.
-        """
-        wire = wire_format(headers, route.by_media_type)
-        if wire is None:
-            raise UnsupportedMediaType(_accepted(route, model))
-        codecs = self._codecs.setdefault(model, {})
-        codec = codecs.get(wire)
-        if codec is None:
-            signature = model.manifest.signature
-            if not wire.fits(signature):
-                raise UnsupportedMediaType(_accepted(route, model))
-            self._formats[wire] = None
-            codec = codecs[wire] = wire.make_codec(signature)
-        divides = headers.get(HEAD_LENGTH)
-        if divides is not None:
-            check_division(divides, wire)
-        return codec
-
-    def prepare(self, model: Model) -> None:
-        """Make the codecs of the formats in use before the model serves; on any thread."""
+    def prepare(self, model: Model, figures: ModelMetrics) -> None:
+        """Make the ways of the formats in use before the model serves; on any thread."""
         signature = model.manifest.signature
-        made = {
-            wire: wire.make_codec(signature) for wire in list(self._formats) if wire.fits(signature)
-        }
-        self.loop.call_soon_threadsafe(self._codecs.setdefault, model, made)
-
-    def model_metrics(self, model: Model) -> ModelMetrics:
-        return self.metrics.models[model.name, str(model.version)]
+        for wire in list(self._formats):
+            if wire.fits(signature):
+                model.attached[wire] = self._way(wire, model, figures)
 
     def count(self, route: str, model: str, outcome: str) -> None:
         self.metrics.outcomes[route, model, outcome] += 1
 
 
-def _accepted(route: InferenceRoute, model: Model) -> str:
+def _accepted(route: Route, model: Model) -> str:
     signature = model.manifest.signature
     fitting = [
         media.decode()

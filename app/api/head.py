@@ -3,10 +3,11 @@
 import itertools
 import re
 import secrets
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
 
 from app.api.codecs import Headers, WireFormat
+from app.api.codecs.oip_binary import HEAD_LENGTH
 from app.api.inflate import ENCODINGS, Encoding
 from app.api.reply import REQUEST_ID_HEADER
 from app.errors import (
@@ -26,11 +27,95 @@ _PROCESS_ID: Final = secrets.token_hex(6)
 _numbers: Final = itertools.count(1)
 
 
+class Route(Protocol):
+    """What a head needs of the route that it is for."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def by_media_type(self) -> Mapping[bytes | None, WireFormat]: ...
+
+    @property
+    def formats(self) -> Sequence[WireFormat]: ...
+
+
+class Head:
+    """All that a request's head says by itself; requests with the same head share it.
+
+    Attributes:
+        name: of the route.
+        model, version: as addressed; None for the default, and for the one that is served.
+        wire: the body's format, None where the route does not know it.
+        encoding: how the body is compressed.
+        timeout_s: the request's own time limit.
+        body_bytes: as announced; 0 where it is not.
+        given_id: the caller's own request id.
+        is_divided: the body is said to be JSON and raw tensors.
+        divided_at: the length of that JSON, where it is a number.
+    """
+
+    __slots__ = (
+        "body_bytes",
+        "divided_at",
+        "encoding",
+        "given_id",
+        "headers",
+        "is_divided",
+        "model",
+        "name",
+        "route",
+        "timeout_s",
+        "version",
+        "wire",
+    )
+
+    def __init__(
+        self, route: Route, model: str | None, version: str | None, headers: Headers, most: int
+    ) -> None:
+        """Read it.
+
+        Args:
+            most: bytes of a body.
+        Raises:
+            RequestError: it cannot be obeyed.
+        """
+        self.route = route
+        self.name = route.name
+        self.model = model
+        self.version = version
+        self.headers = headers
+        check_length(headers, most)
+        self.encoding = encoding(headers)
+        own_ms = timeout_ms(headers)
+        self.timeout_s = None if own_ms is None else own_ms / 1e3
+        self.wire = wire_format(headers, route.by_media_type)
+        self.body_bytes = body_bytes(headers)
+        self.given_id = given_id(headers)
+        divided = headers.get(HEAD_LENGTH)
+        self.is_divided = divided is not None
+        self.divided_at = (
+            int(divided) if divided and divided.isdigit() and len(divided) < 19 else None
+        )
+
+
+def _length(given: bytes | None) -> int | None:
+    return int(given) if given is not None and given.isdigit() and len(given) < 19 else None
+
+
 def request_id(headers: Headers) -> str:
     """The caller's own id where it is a plain short word, else a new one."""
+    return given_id(headers) or new_id()
+
+
+def given_id(headers: Headers) -> str | None:
     given = headers.get(REQUEST_ID_HEADER)
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given.decode("ascii")
+    return None
+
+
+def new_id() -> str:
     return f"{_PROCESS_ID}-{next(_numbers):x}"
 
 

@@ -1,8 +1,6 @@
 """Answers as bytes, and the one form of every failure: its body, and its line in the log."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -16,19 +14,59 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER: Final = b"x-request-id"
 
+Fields = tuple[tuple[bytes, bytes], ...]
 
-@dataclass(frozen=True, slots=True)
+
 class Reply:
     """An answer as bytes.
 
     Attributes:
+        described: header fields that say what the body is.
+        request: the request's id.
+        more: further header fields.
+        retry_after_s: when another try may go better.
         close: the connection must end after it, because the request's body was not read.
     """
 
-    status: int
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
-    close: bool = False
+    __slots__ = ("body", "close", "described", "more", "request", "retry_after_s", "status")
+
+    def __init__(
+        self,
+        status: int,
+        content: Content,
+        request: str,
+        more: Fields = (),
+        *,
+        retry_after_s: int | None = None,
+        close: bool = False,
+    ) -> None:
+        self.status = status
+        self.body, self.described = content
+        self.request = request
+        self.more = more
+        self.retry_after_s = retry_after_s
+        self.close = close
+
+    @property
+    def headers(self) -> Fields:
+        """All header fields, in the order in which they are sent."""
+        return (
+            *self.described,
+            (b"content-length", b"%d" % len(self.body)),
+            (REQUEST_ID_HEADER, self.request.encode()),
+            *self.more,
+            *self.last_headers,
+        )
+
+    @property
+    def last_headers(self) -> Fields:
+        """Those that few answers have."""
+        last: list[tuple[bytes, bytes]] = []
+        if self.retry_after_s is not None:
+            last.append((b"retry-after", b"%d" % self.retry_after_s))
+        if self.close:
+            last.append((b"connection", b"close"))
+        return tuple(last)
 
 
 def error_body(error: ModelportError, request: str) -> dict[str, Any]:
@@ -42,31 +80,8 @@ def error_body(error: ModelportError, request: str) -> dict[str, Any]:
     return body
 
 
-def make_reply(
-    status: int,
-    content: Content,
-    request: str,
-    *,
-    retry_after_s: int | None = None,
-    close: bool = False,
-    more_headers: Sequence[tuple[bytes, bytes]] = (),
-) -> Reply:
-    body, described = content
-    headers = [
-        *described,
-        (b"content-length", str(len(body)).encode()),
-        (REQUEST_ID_HEADER, request.encode()),
-        *more_headers,
-    ]
-    if retry_after_s is not None:
-        headers.append((b"retry-after", str(retry_after_s).encode()))
-    if close:
-        headers.append((b"connection", b"close"))
-    return Reply(status, body, tuple(headers), close)
-
-
 def error_reply(error: ModelportError, request: str, *, close: bool = False) -> Reply:
-    return make_reply(
+    return Reply(
         error.status,
         Content(orjson.dumps(error_body(error, request))),
         request,

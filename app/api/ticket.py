@@ -5,21 +5,35 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
-from app.api.codecs import Codec, Decoded, Headers
+from app.api.codecs import Codec, Decoded, WireFormat
+from app.api.head import Head
 from app.api.inflate import Encoding, Inflater
-from app.api.reply import Reply, as_modelport_error, error_reply, log_failure, make_reply
+from app.api.reply import Fields, Reply, as_modelport_error, error_reply, log_failure
 from app.bundle.tensors import Array
 from app.engine.model import Model, Pending
 from app.engine.scheduling.job_queue import JobQueue
 from app.errors import Cancelled, DeadlineExceeded, ModelportError
 from app.ops.metrics import Metrics, ModelMetrics
 
+_OK: Final = 200
 #: Compressed bodies up to so many bytes are begun on the event loop, ...
 _SMALL_BODY_BYTES: Final = 32 * 1024
 #: ... and are done there if they hold no more than this (some 0.3 ms).
 _SMALL_CONTENT_BYTES: Final = 128 * 1024
 #: A turn of a worker thread (some 3 ms).
 _STEP_BYTES: Final = 1024 * 1024
+
+
+class Way(NamedTuple):
+    """How requests of one wire format reach one model."""
+
+    wire: WireFormat
+    codec: Codec
+    figures: ModelMetrics
+    #: Of a request that names no time limit.
+    timeout_s: float
+    #: Header fields of every answer.
+    fields: Fields
 
 
 class Owner(Protocol):
@@ -36,59 +50,42 @@ class Owner(Protocol):
 
     def release(self, count: int) -> None: ...
 
-    def model_metrics(self, model: Model) -> ModelMetrics: ...
-
     def count(self, route: str, model: str, outcome: str) -> None: ...
 
 
-class Admission(NamedTuple):
-    """What is known of a request when it is let in."""
-
-    route: str
-    request: str
-    model: Model
-    codec: Codec
-    headers: Headers
-    #: Both on the event loop's clock.
-    admitted_s: float
-    deadline_s: float
-    #: As announced by Content-Length; 0 where it is not.
-    body_bytes: int
-    encoding: Encoding | None = None
-
-
 class Ticket:
-    """One admitted request: `finish` or `refuse` it once, or `cancel` it."""
+    """One admitted request: `finish` or `refuse` it once, or `cancel` it.
 
-    __slots__ = (
-        "_admission",
-        "_body_bytes",
-        "_codec",
-        "_deadline_s",
-        "_decoded",
-        "_ended",
-        "_handler",
-        "_model",
-        "_pending",
-        "_reply",
-        "_started_s",
-        "_timer",
-    )
+    Attributes:
+        head: of the request; another with the same one may be let in by it.
+    """
 
-    def __init__(self, handler: Owner, admission: Admission) -> None:
+    _timer: asyncio.TimerHandle | None = None
+    _pending: Pending | None = None
+    _decoded: Decoded | None = None
+    _ended = False
+
+    def __init__(  # noqa: PLR0917 (made for every request: names would cost)
+        self,
+        handler: Owner,
+        head: Head,
+        way: Way,
+        model: Model,
+        request: str,
+        admitted_s: float,
+        deadline_s: float,
+    ) -> None:
+        self.head = head
         self._handler = handler
-        self._admission = admission
-        self._model = admission.model
-        self._codec = admission.codec
+        self._way = way
+        self._model = model
+        self._request = request
         # Deadlines are on the loop's clock; stages are timed by one that is finer on some loops.
-        self._deadline_s = admission.deadline_s
+        self._admitted_s = admitted_s
+        self._deadline_s = deadline_s
         self._started_s = time.perf_counter()
-        self._body_bytes = admission.body_bytes
-        self._timer: asyncio.TimerHandle | None = None
-        self._pending: Pending | None = None
-        self._decoded: Decoded | None = None
+        self._body_bytes = head.body_bytes
         self._reply: Callable[[Reply], None] = _drop
-        self._ended = False
 
     def grow(self, received_bytes: int) -> None:
         """Note how much of the body has come, where its length was not announced.
@@ -105,7 +102,7 @@ class Ticket:
         """Answer the request; `reply` is called exactly once, unless it is cancelled."""
         self._reply = reply
         self._started_s = time.perf_counter()
-        encoding = self._admission.encoding
+        encoding = self.head.encoding
         if encoding is None:
             self._read(body)
         else:
@@ -134,14 +131,17 @@ class Ticket:
             )
 
     def _read(self, body: bytes) -> None:
+        codec = self._way.codec
         try:
-            document = self._codec.parse(body, self._admission.headers)
-            if self._codec.takes_long(document):
-                self._on_thread(
-                    lambda: self._codec.decode(document, lambda: self._ended), self._submit
-                )
+            decoded = codec.recognise(body, self.head.divided_at)
+            if decoded is not None:
+                self._submit(decoded)
+                return
+            document = codec.parse(body, self.head.headers)
+            if codec.takes_long(document):
+                self._on_thread(lambda: codec.decode(document, lambda: self._ended), self._submit)
             else:
-                self._submit(self._codec.decode(document))
+                self._submit(codec.decode(document))
         except Exception as error:
             self._fail(error)
 
@@ -182,10 +182,10 @@ class Ticket:
         decode_s = time.perf_counter() - self._started_s
         if self._timer is not None:
             self._timer.cancel()
-        self._handler.model_metrics(self._model).decode_s.observe(decode_s)
+        self._way.figures.decode_s.observe(decode_s)
         self._decoded = decoded
         if decoded.timeout_us is not None:
-            limit_s = self._admission.admitted_s + decoded.timeout_us / 1e6
+            limit_s = self._admitted_s + decoded.timeout_us / 1e6
             self._deadline_s = min(self._deadline_s, limit_s)
         self._pending = self._model.submit(
             decoded.inputs, decoded.rows, self._deadline_s, self._done
@@ -197,24 +197,21 @@ class Ticket:
             return
         decoded = self._decoded
         assert decoded is not None  # noqa: S101 (set before the request was submitted)
-        model = self._model
+        way = self._way
         started = time.perf_counter()
         try:
-            content = self._codec.encode(outcome, decoded, model.ref)
+            content = way.codec.encode(outcome, decoded, self._model.ref)
         except Exception as error:
             self._fail(error)
             return
         now = time.perf_counter()
-        self._handler.model_metrics(model).encode_s.observe(now - started)
-        reply = make_reply(
-            200, content, self._admission.request, more_headers=(model.provider_header,)
-        )
-        self._end("ok", reply, now)
+        way.figures.encode_s.observe(now - started)
+        self._end("ok", Reply(_OK, content, self._request, way.fields), now)
 
     def _fail(self, error: Exception) -> None:
         known = as_modelport_error(error)
         self._log(known)
-        self._end(known.code, error_reply(known, self._admission.request), time.perf_counter())
+        self._end(known.code, error_reply(known, self._request), time.perf_counter())
 
     def refuse(self, error: ModelportError, reply: Callable[[Reply], None]) -> None:
         """End a request whose body never came whole, or that is not waited for any longer."""
@@ -222,17 +219,17 @@ class Ticket:
             return
         self._log(error)
         self._reply = reply
-        answer = error_reply(error, self._admission.request, close=True)
+        answer = error_reply(error, self._request, close=True)
         self._end(error.code, answer, time.perf_counter())
 
     def _log(self, error: ModelportError) -> None:
-        log_failure(error, self._admission.request, self._admission.route, self._model.name)
+        log_failure(error, self._request, self.head.name, self._model.name)
 
     def _end(self, outcome: str, reply: Reply, now_s: float) -> None:
         if self._ended:
             return
         self._close()
-        route = self._admission.route
+        route = self.head.name
         self._handler.count(route, self._model.name, outcome)
         self._handler.metrics.request_s[route].observe(now_s - self._started_s)
         self._reply(reply)
@@ -242,7 +239,7 @@ class Ticket:
         if self._ended:
             return
         self._close()
-        self._handler.count(self._admission.route, self._model.name, Cancelled.code)
+        self._handler.count(self.head.name, self._model.name, Cancelled.code)
 
     def _close(self) -> None:
         self._ended = True

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -58,6 +58,8 @@ class Model:
             "version": self.version,
             "digest": self.digest,
         }
+        #: What its users keep beside it, and what goes with it; nothing there may hold the model.
+        self.attached: dict[Any, Any] = {}
         self.plan = plan = proved.plan
         #: Says in each answer what ran it.
         self.provider_header = (b"modelport-provider", _printable(plan.provider))

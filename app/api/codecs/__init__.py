@@ -1,7 +1,8 @@
 """One file a wire format: request bytes to named arrays, and output arrays to response bytes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
 from app.bundle.signature import Signature
@@ -18,6 +19,7 @@ OCTETS: Final = b"application/octet-stream"
 NPY: Final = b"application/x-npy"
 CSV: Final = b"text/csv"
 NDJSON: Final = b"application/x-ndjson"
+NO_CONTEXT: Final[Mapping[str, Any]] = MappingProxyType({})
 JSON_CONTENT: Final = ((b"content-type", JSON),)
 
 
@@ -25,8 +27,7 @@ def never() -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """A request that fits the signature.
 
     Attributes:
@@ -38,8 +39,13 @@ class Decoded:
 
     inputs: Tensors
     rows: int
-    context: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, Any] = NO_CONTEXT
     timeout_us: int | None = None
+
+    def with_input(self, name: str, array: Array | None) -> "Decoded":
+        """The same request with this input alone; None for no input."""
+        inputs = {} if array is None else {name: array}
+        return Decoded(inputs, self.rows, self.context, self.timeout_us)
 
 
 class Content(NamedTuple):
@@ -51,6 +57,16 @@ class Content(NamedTuple):
 
 class Codec(Protocol):
     """A wire format bound to one model's signature."""
+
+    def recognise(self, body: bytes, divided_at: int | None) -> Decoded | None:  # noqa: ARG002
+        """A request of which all but the numbers is known from one before, None for another.
+
+        What is to be refused is never known: it goes the long way, which says why.
+
+        Args:
+            divided_at: as Inference-Header-Content-Length says.
+        """
+        return None
 
     def parse(self, body: bytes, headers: Headers) -> Any:
         """Bytes to a checked document; quick, on the event loop.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from app.api.codecs import NPY, Content, Decoded, Headers, ModelRef, accepts, never
+from app.api.codecs import NPY, Codec, Content, Decoded, Headers, ModelRef, accepts, never
 from app.api.codecs.field_check import field_fault
 from app.api.codecs.npy import NpyHeader, read_header, read_values, write
 from app.api.codecs.oip import OipCodec
@@ -30,7 +30,7 @@ class NpyFile(NamedTuple):
     wants_npy: bool
 
 
-class _NpyCodec:
+class _NpyCodec(Codec):
     """The request side, which both kinds of route share."""
 
     def __init__(self, signature: Signature, max_rows: int, max_tensor_bytes: int) -> None:

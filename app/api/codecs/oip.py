@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from app.api.codecs import Content, Decoded, Headers, ModelRef, never
+from app.api.codecs import Codec, Content, Decoded, Headers, ModelRef, never
 from app.api.codecs.nested import NestedError, array_from_flat, dims_problem, flatten, shares_dims
+from app.api.codecs.oip_answers import JsonAnswers, json_output
 from app.api.codecs.oip_binary import HEAD_LENGTH, RawTensors, joined, raw_data
 from app.api.codecs.oip_document import (
     check_object,
@@ -22,10 +23,11 @@ from app.api.codecs.oip_document import (
     request_id,
     timeout_us,
 )
+from app.api.codecs.oip_known import KnownRequests
 from app.api.codecs.predictions import refuse_non_finite
 from app.api.codecs.shapes import checked_shape
 from app.bundle.signature import Signature, TensorSpec
-from app.bundle.tensors import NUMPY_DTYPES, Array, Datatype, datatype_of
+from app.bundle.tensors import NUMPY_DTYPES, Array, datatype_of
 from app.errors import InvalidTensor, MalformedBody
 
 _INPUT_KEYS: Final = frozenset({"name", "shape", "datatype", "data", "parameters"})
@@ -38,7 +40,9 @@ class InferRequest(NamedTuple):
     """A request's JSON, and what comes behind it."""
 
     document: Mapping[str, Any]
+    text: bytes
     raw: RawTensors | None = None
+    raw_bytes: int | None = None
 
 
 class Wanted(NamedTuple):
@@ -48,7 +52,7 @@ class Wanted(NamedTuple):
     binary: Collection[str]
 
 
-class OipCodec:
+class OipCodec(Codec):
     """See `app.api.codecs.Codec`.
 
     Args:
@@ -70,6 +74,8 @@ class OipCodec:
         self._outputs = tuple(spec.name for spec in signature.outputs)
         self._every = {every: Wanted(self._outputs, self._outputs if every else ())
                        for every in (False, True)}  # fmt: skip
+        self._answers = JsonAnswers()
+        self._known = KnownRequests(signature.inputs)
         self._max_rows = max_rows
         self._max_tensor_bytes = max_tensor_bytes
         self._raw_only = raw_only
@@ -83,7 +89,7 @@ class OipCodec:
                     "send Inference-Header-Content-Length, the length of the JSON before the"
                     " tensors, 0 where there is none; or Content-Type: application/json"
                 )
-            return InferRequest(read_document(body))
+            return InferRequest(read_document(body), body)
         length = int(given)  # judged with the head
         if length > len(body):
             raise MalformedBody(
@@ -92,7 +98,8 @@ class OipCodec:
         raw = RawTensors(body, length)
         if length == 0:
             return self._lone(body, raw)
-        return InferRequest(read_document(body[:length]), raw)
+        text = body[:length]
+        return InferRequest(read_document(text), text, raw, len(body) - length)
 
     def _lone(self, body: bytes, raw: RawTensors) -> InferRequest:
         """What a body without JSON says: the model's only input, as many rows as there are."""
@@ -122,7 +129,8 @@ class OipCodec:
                 )
             tensor["shape"] = [len(body) // row_bytes, *sizes]
             tensor["parameters"] = {"binary_data_size": len(body)}
-        return InferRequest({"inputs": [tensor], "parameters": {"binary_data_output": True}}, raw)
+        document = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+        return InferRequest(document, b"", raw)
 
     def takes_long(self, document: InferRequest) -> bool:
         raw = document.raw
@@ -144,7 +152,13 @@ class OipCodec:
         rows = self._rows(inputs)
         wanted = self._wanted(head)
         context = {"id": request_id(head), "outputs": wanted.names, "binary": wanted.binary}
-        return Decoded(inputs, rows, context, timeout_us(head))
+        decoded = Decoded(inputs, rows, context, timeout_us(head))
+        if document.text:
+            self._known.learn(document.text, decoded, document.raw_bytes)
+        return decoded
+
+    def recognise(self, body: bytes, divided_at: int | None) -> Decoded | None:
+        return self._known.recognise(body, divided_at)
 
     def _rows(self, inputs: Mapping[str, Array]) -> int:
         """How many rows the inputs have; all are there, and agree in them and in shared dims."""
@@ -223,34 +237,25 @@ class OipCodec:
     def encode(self, outputs: Mapping[str, Array], decoded: Decoded, model: ModelRef) -> Content:
         wanted = decoded.context["outputs"]
         binary = decoded.context.get("binary", ())
-        in_json = [name for name in wanted if name not in binary] if binary else wanted
+        if not binary:
+            return self._answers.content(outputs, decoded.context, model)
+        in_json = [name for name in wanted if name not in binary]
         refuse_non_finite(outputs, [name for name in in_json if outputs[name].dtype.kind == "f"])
-        raw = {name: raw_data(outputs[name]) for name in wanted if name in binary} if binary else {}
+        raw = {name: raw_data(outputs[name]) for name in wanted if name in binary}
         answer: dict[str, Any] = {
             "model_name": model["name"],
             "model_version": str(model["version"]),
             "outputs": [
                 _raw_output(name, outputs[name], raw[name])
                 if name in raw
-                else _output(name, outputs[name])
+                else json_output(name, outputs[name])
                 for name in wanted
             ],
         }
         if decoded.context["id"] is not None:
             answer["id"] = decoded.context["id"]
         head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-        return joined(head, raw.values()) if raw else Content(head)
-
-
-def _output(name: str, array: Array) -> dict[str, Any]:
-    datatype: Datatype = datatype_of(array)
-    flat = array.reshape(-1)
-    return {
-        "name": name,
-        "datatype": datatype,
-        "shape": list(array.shape),
-        "data": flat.tolist() if datatype == "BYTES" else flat,
-    }
+        return joined(head, raw.values())
 
 
 def _raw_output(name: str, array: Array, data: bytes | memoryview) -> dict[str, Any]:

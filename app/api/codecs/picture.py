@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from app.api.codecs import Content, Decoded, Headers, ModelRef, never
+from app.api.codecs import Codec, Content, Decoded, Headers, ModelRef, never
 from app.api.codecs.predictions import Predictions
 from app.api.codecs.rows import invalid
 from app.bundle.features import FeatureError, image_from_bytes
@@ -19,7 +19,7 @@ def fits(signature: Signature) -> bool:
     return len(signature.fields) == 1 and isinstance(signature.fields[0], ImageField)
 
 
-class PictureCodec:
+class PictureCodec(Codec):
     """See `app.api.codecs.Codec`."""
 
     def __init__(self, signature: Signature) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import ValidationError
 
-from app.api.codecs import Content, Decoded, ModelRef, never
+from app.api.codecs import Codec, Content, Decoded, ModelRef, never
 from app.api.codecs.instance_check import IMAGE_TAGS
 from app.api.codecs.nested import NestedError, array_from_nested, dims_problem, shares_dims
 from app.api.codecs.predictions import Predictions
@@ -44,7 +44,7 @@ _MAX_FAULTS: Final = 10_000
 _FORM_FAULTS: Final = frozenset({"list_type", "too_short", "too_long"})
 
 
-class RowsCodec:
+class RowsCodec(Codec):
     """A typed wire format but for its `parse`.
 
     Documents are lists of rows here; formats whose documents hold more pass on the rows.

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from app.api.ticket import Ticket
 from app.api.head import too_large
 from app.api.reply import Reply
+from app.api.ticket import Ticket
 from app.errors import ModelportError, RequestError
 
 
@@ -13,39 +13,26 @@ class Direct:
     """A request that is answered here. Its body comes in pieces, its reply at any time.
 
     Attributes:
+        ticket: where it was let in; none any more when it is answered.
         keep_alive: the connection stays open after the answer.
         expects: the caller waits for a word before it sends the body.
         whole: all of the request has come.
     """
 
-    __slots__ = (
-        "_advance",
-        "_chunks",
-        "_size",
-        "_ticket",
-        "expects",
-        "keep_alive",
-        "reply",
-        "whole",
-    )
+    reply: Reply | None = None
+    ticket: Ticket | None = None
+    expects = False
+    whole = False
+    _size = 0
 
-    def __init__(self, advance: Callable[[], None], *, keep_alive: bool) -> None:
+    def __init__(self, advance: Callable[[], None], keep_alive: bool) -> None:
         self._advance = advance
-        self._ticket: Ticket | None = None
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self.reply: Reply | None = None
         self.keep_alive = keep_alive
-        self.expects = False
-        self.whole = False
-
-    def admitted(self, ticket: Ticket, *, expects: bool) -> None:
-        self._ticket = ticket
-        self.expects = expects
+        self._chunks: list[bytes] = []
 
     def answer(self, reply: Reply) -> None:
         """Once; the connection sends it when its turn has come."""
-        self._ticket = None
+        self.ticket = None
         self.reply = reply
         if reply.close:
             self.keep_alive = False
@@ -53,7 +40,7 @@ class Direct:
 
     def receive(self, chunk: bytes, most_bytes: int) -> None:
         """Take a piece of the body; nothing happens to one that was answered already."""
-        ticket = self._ticket
+        ticket = self.ticket
         if ticket is None:
             return
         self._size += len(chunk)
@@ -69,7 +56,7 @@ class Direct:
     def finish(self) -> None:
         """All of the body has come."""
         self.whole = True
-        ticket = self._ticket
+        ticket = self.ticket
         if ticket is not None:
             chunks = self._chunks
             body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -79,12 +66,12 @@ class Direct:
     def refuse(self, error: ModelportError) -> None:
         """Answer that it will not be done; nothing happens to one that was answered already."""
         self._chunks = []
-        if self._ticket is not None:
-            self._ticket.refuse(error, self.answer)
+        if self.ticket is not None:
+            self.ticket.refuse(error, self.answer)
 
     def leave(self) -> None:
         """The caller is gone."""
-        ticket, self._ticket = self._ticket, None
+        ticket, self.ticket = self.ticket, None
         self._advance = _nothing
         if ticket is not None:
             ticket.cancel()

@@ -19,12 +19,13 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.handler import Handler
-from app.api.head import request_id
+from app.api.head import Head, request_id
 from app.api.lane import wire
-from app.api.lane.addresses import Addresses
+from app.api.lane.addresses import Addresses, Place
 from app.api.lane.exchanges import Direct, Exchange, Ordinary
 from app.api.lane.guards import Guards
 from app.api.reply import Reply, error_reply, log_failure
+from app.api.ticket import Ticket
 from app.errors import (
     Draining,
     HeadTooLarge,
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 #: Label of what is refused before it is known what it is.
 _ROUTE: Final = "protocol"
 _ORDINARY_EXTRA_S: Final = 1.0
+_OLD: Final = "1.0"
 _EXPECTED: Final = b"100-continue"
 
 
@@ -83,9 +85,11 @@ class LaneProtocol(HttpToolsProtocol):
         #: The inference request that is arriving.
         self._arriving: Direct | None = None
         self._stage = _Stage.IDLE
-        self._since_s = self.loop.time()
+        #: Since when it waits for that; and when something was read last.
+        self._since_s = self._now_s = self.loop.time()
         self._heads = 0
-        self._head_bytes = 0
+        #: Of the pieces that hold the head that is being read, at least.
+        self._read_bytes = 0
         self._unfinished_bytes = 0
         self._thrown_bytes = 0
         #: Since when the caller reads nothing of what was written.
@@ -95,6 +99,7 @@ class LaneProtocol(HttpToolsProtocol):
         #: Nothing more of what comes counts.
         self._is_deaf = False
         self._common: tuple[object, bytes] = (None, b"")
+        self._head_before: tuple[Place | None, object, Head | None] = (None, None, None)
 
     # ------------------------------------------------------------ the connection
 
@@ -115,6 +120,8 @@ class LaneProtocol(HttpToolsProtocol):
             self._throw_away(len(data))
             return
         was_at_head, heads = self._stage is _Stage.HEAD, self._heads
+        self._now_s = self.loop.time()
+        self._read_bytes = len(data) + (self._unfinished_bytes if was_at_head else 0)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -177,7 +184,7 @@ class LaneProtocol(HttpToolsProtocol):
         """Stand in line with a refusal that is the connection's last answer."""
         request = request_id({})
         log_failure(error, request, _ROUTE)
-        exchange = Direct(self._advance, keep_alive=False)
+        exchange = Direct(self._advance, False)
         self._line.append(exchange)
         self._is_last = True
         exchange.answer(error_reply(error, request, close=True))
@@ -199,24 +206,23 @@ class LaneProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._arriving = None
-        self._head_bytes = 0
-        self._wait_for(_Stage.HEAD)
+        self._stage, self._since_s = _Stage.HEAD, self._now_s
 
     def on_url(self, url: bytes) -> None:
         self.url += url
-        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value))
         name = name.lower()
         if name == b"expect" and value.lower() == _EXPECTED:
             self.expect_100_continue = True
         self.headers.append((name, value))
+        if len(self.headers) > self._guards.head_fields:
+            raise self._head_too_large()
 
-    def _count_head(self, size_bytes: int) -> None:
-        guards = self._guards
-        self._head_bytes += size_bytes
-        if self._head_bytes > guards.head_bytes or len(self.headers) >= guards.head_fields:
+    def _check_size_of_head(self) -> None:
+        """Called where what was read is long enough for one that is too large."""
+        size = len(self.url) + sum([len(name) + len(value) for name, value in self.headers])
+        if size > self._guards.head_bytes:
             raise self._head_too_large()
 
     def _head_too_large(self) -> HeadTooLarge:
@@ -227,7 +233,9 @@ class LaneProtocol(HttpToolsProtocol):
         )
 
     def on_headers_complete(self) -> None:
-        self._wait_for(_Stage.BODY)
+        self._stage, self._since_s = _Stage.BODY, self._now_s
+        if self._read_bytes > self._guards.head_bytes:
+            self._check_size_of_head()
         place = None
         if self.parser.get_method() == b"POST" and not self.parser.should_upgrade():
             place = self._lane.addresses.find(self.url)
@@ -239,18 +247,29 @@ class LaneProtocol(HttpToolsProtocol):
         except NotReady:
             self._go_the_ordinary_way()
             return
-        version = self.parser.get_http_version()
-        keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        exchange = self._arriving = Direct(self._advance, keep_alive=keep_alive)
+        is_new = self.parser.get_http_version() != _OLD
+        keep_alive = is_new and self.parser.should_keep_alive()
+        exchange = self._arriving = Direct(self._advance, keep_alive)
         self._line.append(exchange)
-        self._is_last = not keep_alive
-        admitted = handler.admit(place.route, place.model, place.version, dict(self.headers))
+        self._is_last = self._is_last or not keep_alive
+        admitted = self._admit(handler, place)
         if isinstance(admitted, Reply):
             exchange.answer(admitted)
-        else:
-            exchange.admitted(admitted, expects=self.expect_100_continue and version != "1.0")
-            if self.expect_100_continue:
-                self._advance()
+            return
+        exchange.ticket = admitted
+        if self.expect_100_continue and is_new:
+            exchange.expects = True
+            self._advance()
+
+    def _admit(self, handler: Handler, place: Place) -> Ticket | Reply:
+        """Callers say the same in each head; what it means is found out once."""
+        place_before, headers_before, head = self._head_before
+        if place is place_before and self.headers == headers_before and head is not None:
+            return handler.enter(head)
+        admitted = handler.admit(place.route, place.model, place.version, dict(self.headers))
+        if not isinstance(admitted, Reply):
+            self._head_before = (place, self.headers, admitted.head)
+        return admitted
 
     def _go_the_ordinary_way(self) -> None:
         """As uvicorn would have come here, but that requests of both ways stand in one line."""
@@ -280,16 +299,12 @@ class LaneProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         arriving = self._arriving
-        self._wait_for(_Stage.IDLE)
+        self._stage, self._since_s = _Stage.IDLE, self._now_s
         if arriving is None:
             super().on_message_complete()
         else:
             self._arriving = None
             arriving.finish()
-
-    def _wait_for(self, stage: _Stage) -> None:
-        self._stage = stage
-        self._since_s = self.loop.time()
 
     # ------------------------------------------------------------ answers go out
 
@@ -326,8 +341,7 @@ class LaneProtocol(HttpToolsProtocol):
         headers = self.server_state.default_headers
         if self._common[0] is not headers:
             self._common = (headers, wire.fields(headers))
-        head = wire.head(reply, self._common[1], close=last)
-        self.transport.write(head + reply.body)
+        self.transport.write(wire.answer(reply, self._common[1], close=last))
 
     def on_response_complete(self) -> None:
         """Called by uvicorn when the ordinary request at the head of the line is answered."""
@@ -349,7 +363,8 @@ class LaneProtocol(HttpToolsProtocol):
         if all_read or not self.transport.can_write_eof():
             self.transport.close()
             return
-        self._wait_for(_Stage.LINGER)
+        self._stage = _Stage.LINGER
+        self._since_s = self.loop.time()
         self.flow.resume_reading()
         self.transport.write_eof()
 

@@ -28,7 +28,8 @@ class JobQueue:
         """
         if len(self._waiting) >= self._limit:
             raise Overloaded(
-                "too many bodies and pictures wait to be decoded", max(1, math.ceil(self._waiting_s()))
+                "too many bodies and pictures wait to be decoded",
+                max(1, math.ceil(self._waiting_s())),
             )
         self._waiting.append(job)
         self._share.request()

@@ -133,6 +133,9 @@ class Registry:
             ModelRequired: no name was given and several models are served.
             ModelNotFound: nothing is served under that name or version.
         """
+        entry = self._entries.get(name) if name is not None else None
+        if entry is not None and version is None and entry.served is not None:
+            return entry.loaded[entry.served]
         if name is None:
             name = self.default_name
             if name is None:
