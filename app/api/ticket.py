@@ -64,6 +64,7 @@ class Ticket:
     _pending: Pending | None = None
     _decoded: Decoded | None = None
     _ended = False
+    _started_s = 0.0
 
     def __init__(  # noqa: PLR0917 (made for every request: names would cost)
         self,
@@ -83,7 +84,6 @@ class Ticket:
         # Deadlines are on the loop's clock; stages are timed by one that is finer on some loops.
         self._admitted_s = admitted_s
         self._deadline_s = deadline_s
-        self._started_s = time.perf_counter()
         self._body_bytes = head.body_bytes
         self._reply: Callable[[Reply], None] = _drop
 
@@ -206,6 +206,7 @@ class Ticket:
             return
         now = time.perf_counter()
         way.figures.encode_s.observe(now - started)
+        self._pending = None  # it has ended by itself
         self._end("ok", Reply(_OK, content, self._request, way.fields), now)
 
     def _fail(self, error: Exception) -> None:
@@ -231,7 +232,8 @@ class Ticket:
         self._close()
         route = self.head.name
         self._handler.count(route, self._model.name, outcome)
-        self._handler.metrics.request_s[route].observe(now_s - self._started_s)
+        started_s = self._started_s or now_s
+        self._handler.metrics.request_s[route].observe(now_s - started_s)
         self._reply(reply)
 
     def cancel(self) -> None:

@@ -328,7 +328,8 @@ class LaneProtocol(HttpToolsProtocol):
             if not exchange.keep_alive:
                 self._end()
                 return
-        self._read_on()
+        if self.flow.read_paused:
+            self._read_on()
 
     def _read_on(self) -> None:
         """Unless enough stands in line, or the caller reads nothing."""

@@ -107,6 +107,8 @@ class Batcher:
         self._always_inline = limits.join_requests and limits.inline_rows >= limits.max_rows
         self._breaker = Breaker(self._loop.time)
         self._probe_due = False
+        #: When a request was judged last, and its deadline.
+        self._judged: tuple[float, float | None] = (0.0, None)
         self._closing = False
         self._idle: asyncio.Future[None] | None = None
 
@@ -133,7 +135,11 @@ class Batcher:
             Overloaded, DeadlineExceeded, Draining: as `check`.
         """
         size_bytes = tensors_bytes(inputs)
-        self.check(rows, size_bytes, deadline_s)
+        # Where head and body come at once, it was judged just now, but for its size.
+        if rows > 1 or self._judged != (self._loop.time(), deadline_s):
+            self.check(rows, size_bytes, deadline_s)
+        elif self._waiting.count:
+            self._admission.check_room(rows, size_bytes)
         entry = self._entry(inputs, rows, size_bytes, deadline_s, done)
         self._waiting.add(entry)
         self._ask_for_run()
@@ -183,11 +189,12 @@ class Batcher:
             self._admission.check_room(rows, size_bytes)
         if deadline_s is not None and not self._runs_inline(rows):
             self._admission.check_time(rows, deadline_s - now, now)
+        self._judged = (now, deadline_s)
 
     def _entry(
         self, inputs: Tensors, rows: int, size_bytes: int, deadline_s: float | None, done: Done
     ) -> Entry:
-        key = self._waiting.key(inputs)
+        key = None if self._waiting.is_one_group else self._waiting.key(inputs)
         if deadline_s is not None:
             self._deadlines.watch(deadline_s)
         return Entry(inputs, rows, size_bytes, deadline_s, done, key, self._abandon)

@@ -52,7 +52,8 @@ class Entry:
         if self.settled:
             return
         done = self.done
-        self.forget()
+        self.settled = True
+        self.done = _nobody
         try:
             done(outcome)
         except Exception:
@@ -101,7 +102,7 @@ class Waiting:
     def __init__(self, max_rows: int, *, join_requests: bool, all_alike: bool = False) -> None:
         self._max_rows = max_rows
         self._join_requests = join_requests
-        self._is_one_group = all_alike or not join_requests
+        self.is_one_group = all_alike or not join_requests
         #: In each, requests in their order; groups in the order of their heads' arrival.
         self._groups: dict[object, OrderedDict[Entry, None]] = {}
         self._followers: set[Entry] = set()
@@ -117,7 +118,7 @@ class Waiting:
 
     def key(self, inputs: Tensors) -> object:
         """Equal for requests that may share a run: same names, trailing shapes and dtypes."""
-        if self._is_one_group:
+        if self.is_one_group:
             return None
         return tuple([(name, a.shape[1:], a.dtype.str) for name, a in sorted(inputs.items())])
 
@@ -127,7 +128,11 @@ class Waiting:
         self.size_bytes += entry.size_bytes
         self.count += 1
         if behind is None:
-            self._line_up(entry, entry.submitted_s)
+            entry.lined_up_s = entry.submitted_s
+            group = self._groups.get(entry.group_key)
+            if group is None:
+                group = self._groups[entry.group_key] = OrderedDict()
+            group[entry] = None
         else:
             behind.follower = entry
             self._followers.add(entry)
@@ -193,7 +198,10 @@ class Waiting:
             if batch.entries and not late and not self._fits(batch, entry):
                 return
             del group[entry]
-            self._forget(entry)
+            entry.queued = False
+            self.rows -= entry.rows
+            self.size_bytes -= entry.size_bytes
+            self.count -= 1
             if entry.follower is not None:
                 self._let_follow(entry)
             if not group:
