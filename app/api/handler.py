@@ -23,6 +23,7 @@ from app.api.head import (
 )
 from app.api.reply import Reply, as_modelport_error, error_reply, log_failure
 from app.api.ticket import Ticket, Way
+from app.api.together import Together
 from app.engine.model import Model
 from app.engine.scheduling.job_queue import JobQueue
 from app.engine.scheduling.workers import Workers
@@ -85,6 +86,7 @@ class Handler:
         self.limits = limits
         self.loop: asyncio.AbstractEventLoop = workers.loop
         self.decoders = JobQueue(workers, _MAX_DECODING)
+        self.together = Together(self)
         self._pending_body_bytes = 0
         #: Those that have been asked for.
         self._formats: dict[WireFormat, None] = {}

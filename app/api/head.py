@@ -22,6 +22,7 @@ from app.errors import (
 TIMEOUT_HEADER: Final = b"modelport-timeout-ms"
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MAX_TIMEOUT_MS: Final = 3_600_000
+_SMALL_BODY_BYTES: Final = 16 * 1024
 _SHORT_BODY_BYTES: Final = 64 * 1024
 _PROCESS_ID: Final = secrets.token_hex(6)
 _numbers: Final = itertools.count(1)
@@ -51,6 +52,7 @@ class Head:
         timeout_s: the request's own time limit.
         body_bytes: as announced; 0 where it is not.
         given_id: the caller's own request id.
+        may_wait: so short a body comes with the head, mostly.
         is_divided: the body is said to be JSON and raw tensors.
         divided_at: the length of that JSON, where it is a number.
     """
@@ -62,6 +64,7 @@ class Head:
         "given_id",
         "headers",
         "is_divided",
+        "may_wait",
         "model",
         "name",
         "route",
@@ -92,6 +95,7 @@ class Head:
         self.wire = wire_format(headers, route.by_media_type)
         self.body_bytes = body_bytes(headers)
         self.given_id = given_id(headers)
+        self.may_wait = 0 < self.body_bytes <= _SMALL_BODY_BYTES and self.encoding is None
         divided = headers.get(HEAD_LENGTH)
         self.is_divided = divided is not None
         self.divided_at = (

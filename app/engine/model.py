@@ -117,6 +117,24 @@ class Model:
         """
         self._batcher.check(1, 0, deadline_s)
 
+    @property
+    def runs_at_once(self) -> bool:
+        """Whether a run here and now would be neither long nor out of turn."""
+        return self._batcher.runs_at_once
+
+    def run_at_once(
+        self, inputs: Tensors, rows: int, arrived_s: Sequence[float]
+    ) -> Mapping[str, Array] | None:
+        """Run several requests as one, here and now.
+
+        Args:
+            inputs: all their rows.
+            arrived_s: when each of them came, by `time.perf_counter`.
+        Returns:
+            their outputs; None where they should be submitted, since the run failed or has to wait.
+        """
+        return self._batcher.run_at_once(inputs, rows, arrived_s)
+
     def submit(self, inputs: Tensors, rows: int, deadline_s: float | None, done: Done) -> Pending:
         """Queue a request; one with more rows than a run takes is cut into several runs.
 

@@ -1,6 +1,6 @@
 """One file a wire format: request bytes to named arrays, and output arrays to response bytes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
@@ -65,6 +65,24 @@ class Codec(Protocol):
 
         Args:
             divided_at: as Inference-Header-Content-Length says.
+        """
+        return None
+
+    def find(self, body: bytes, divided_at: int | None) -> Any:  # noqa: ARG002
+        """What is known of a request but for its numbers, None for another; see `oip_known`."""
+        return None
+
+    def encode_together(
+        self,
+        outputs: Mapping[str, Array],  # noqa: ARG002
+        known: Any,  # noqa: ARG002
+        count: int,  # noqa: ARG002
+        model: ModelRef,  # noqa: ARG002
+    ) -> Sequence[Content] | None:
+        """The answers to `count` known requests that ran together, in their order.
+
+        Returns:
+            None where each has to be answered alone, such as one that fails.
         """
         return None
 

@@ -23,7 +23,7 @@ from app.api.codecs.oip_document import (
     request_id,
     timeout_us,
 )
-from app.api.codecs.oip_known import KnownRequests
+from app.api.codecs.oip_known import Known, KnownRequests
 from app.api.codecs.predictions import refuse_non_finite
 from app.api.codecs.shapes import checked_shape
 from app.bundle.signature import Signature, TensorSpec
@@ -233,6 +233,17 @@ class OipCodec(Codec):
             if flag(item, "binary_data", f"outputs[{index}]", default=every):
                 binary.append(name)
         return Wanted(names, binary) if names else self._every[every]
+
+    def find(self, body: bytes, divided_at: int | None) -> Known | None:
+        return self._known.find(body, divided_at)
+
+    def encode_together(
+        self, outputs: Mapping[str, Array], known: Known, count: int, model: ModelRef
+    ) -> Sequence[Content] | None:
+        _, context, _ = known.rest
+        if context["binary"]:
+            return None
+        return self._answers.contents(outputs, context, count, model)
 
     def encode(self, outputs: Mapping[str, Array], decoded: Decoded, model: ModelRef) -> Content:
         wanted = decoded.context["outputs"]

@@ -25,32 +25,44 @@ _MOST_BYTES: Final = 4096
 _MOST_VALUES: Final = 4096
 #: What a list of numbers consists of; neither a word nor a string does.
 _OF_NUMBERS: Final = b"0123456789+-.eE, \t\r\n[]"
-#: Datatypes that are packed as they are: standard sizes, in this machine's order.
+#: Datatypes whose values are packed with their range checked, in this machine's order.
 _PACKED: Final = frozenset("fd")
 
 
-class _Frame(NamedTuple):
-    """What stands around the numbers, and what it says."""
+class Known(NamedTuple):
+    """A request but for its numbers.
+
+    Attributes:
+        before, behind: what stands around the numbers; of a raw tensor, `before` is its JSON.
+        pack: numbers to the bytes of the tensor.
+        total_bytes: of the whole body, where the tensor is raw.
+        name, shape, dtype: of the only input.
+        rest: of the request, behind its inputs.
+    """
 
     before: bytes
     behind: bytes
+    pack: Callable[..., bytes]
+    total_bytes: int
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    pack: Callable[..., bytes]
-    #: All of the request but its inputs.
     rest: tuple[int, Mapping[str, Any], int | None]
 
+    def numbers(self, body: bytes) -> bytes | None:
+        """The numbers of a body that begins and ends like this one; None where there are others."""
+        # With their brackets; where those overlap there are no numbers.
+        between = body[len(self.before) - 1 : len(body) - len(self.behind) + 1]
+        if between.translate(None, _OF_NUMBERS):
+            return None
+        try:
+            # Refuses another count, lists in the list, and what does not fit.
+            return self.pack(*orjson.loads(between))
+        except (orjson.JSONDecodeError, struct.error, OverflowError):
+            return None
 
-class _Head(NamedTuple):
-    """The JSON before one raw tensor, and what it says."""
-
-    text: bytes
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    total_bytes: int
-    decoded: Decoded
+    def decoded(self, array: Array) -> Decoded:
+        return Decoded({self.name: array}, *self.rest)
 
 
 class KnownRequests:
@@ -61,32 +73,44 @@ class KnownRequests:
     """
 
     def __init__(self, inputs: Sequence[TensorSpec]) -> None:
-        self._frames: list[_Frame] = []
-        self._heads: list[_Head] = []
+        self._in_json: list[Known] = []
+        self._raw: list[Known] = []
         spec = inputs[0]
-        self._spec = spec
+        self._name = spec.name
         self._dtype = NUMPY_DTYPES[spec.datatype]
         self._learns = len(inputs) == 1 and self._dtype.kind in "fiu"
 
-    def recognise(self, body: bytes, divided_at: int | None) -> Decoded | None:
-        """The request, where it is known; None for another, which may well be good.
+    def find(self, body: bytes, divided_at: int | None) -> Known | None:
+        """What is known of a body, but for its numbers, which may be wrong.
 
         Args:
             divided_at: the length of the JSON, where a raw tensor comes behind it.
         """
         if divided_at is None:
-            for frame in self._frames:
-                if body.startswith(frame.before) and body.endswith(frame.behind):
-                    return _fill(frame, body)
+            for known in self._in_json:
+                if body.startswith(known.before) and body.endswith(known.behind):
+                    return known
             return None
-        for head in self._heads:
-            is_long_enough = len(body) == head.total_bytes and divided_at == len(head.text)
-            if is_long_enough and body.startswith(head.text):
-                array = np.frombuffer(body, head.dtype, -1, divided_at)
-                if not array.flags.aligned:
-                    array = array.copy()
-                return head.decoded.with_input(head.name, array.reshape(head.shape))
+        for known in self._raw:
+            is_long_enough = len(body) == known.total_bytes and divided_at == len(known.before)
+            if is_long_enough and body.startswith(known.before):
+                return known
         return None
+
+    def recognise(self, body: bytes, divided_at: int | None) -> Decoded | None:
+        """The request, where it is known; None for another, which may well be good."""
+        known = self.find(body, divided_at)
+        if known is None:
+            return None
+        if divided_at is not None:
+            array = np.frombuffer(body, known.dtype, -1, divided_at)
+            if not array.flags.aligned:
+                array = array.copy()
+            return known.decoded(array.reshape(known.shape))
+        numbers = known.numbers(body)
+        if numbers is None:
+            return None
+        return known.decoded(np.ndarray(known.shape, known.dtype, numbers))
 
     def learn(self, text: bytes, decoded: Decoded, raw_bytes: int | None) -> None:
         """Take note of a request that was taken.
@@ -97,22 +121,16 @@ class KnownRequests:
         """
         if not self._learns:
             return
-        name = self._spec.name
-        shape = decoded.inputs[name].shape
-        bare = decoded.with_input(name, None)
-        if raw_bytes is None and self._dtype.char in _PACKED and math.prod(shape) <= _MOST_VALUES:
-            self._learn_frame(text, name, shape, bare)
-        elif (
-            raw_bytes
-            and len(text) <= _MOST_BYTES
-            and raw_bytes == math.prod(shape) * self._dtype.itemsize
-        ):
-            head = _Head(text, name, shape, self._dtype, len(text) + raw_bytes, bare)
-            self._heads = [head, *self._heads][:_MOST_KNOWN]
+        shape = decoded.inputs[self._name].shape
+        if raw_bytes is None:
+            self._learn_in_json(text, shape, decoded)
+        elif len(text) <= _MOST_BYTES and raw_bytes == math.prod(shape) * self._dtype.itemsize:
+            known = self._known(text, b"", shape, len(text) + raw_bytes, decoded)
+            self._raw = [known, *self._raw][:_MOST_KNOWN]
 
-    def _learn_frame(
-        self, text: bytes, name: str, shape: tuple[int, ...], decoded: Decoded
-    ) -> None:
+    def _learn_in_json(self, text: bytes, shape: tuple[int, ...], decoded: Decoded) -> None:
+        if self._dtype.char not in _PACKED or not 0 < math.prod(shape) <= _MOST_VALUES:
+            return
         found = _DATA.search(text, 0, _MOST_BYTES)
         # Elsewhere the word may be part of a string.
         if found is None or text.count(b'"data"') > 1:
@@ -121,28 +139,21 @@ class KnownRequests:
         ends = text.find(b"]", begins)
         if text.find(b"[", begins, ends) >= 0 or len(text) - ends > _MOST_BYTES:
             return  # nested lists
-        frame = _Frame(
-            text[:begins],
-            text[ends:],
-            name,
+        known = self._known(text[:begins], text[ends:], shape, 0, decoded)
+        self._in_json = [known, *self._in_json][:_MOST_KNOWN]
+
+    def _known(
+        self, before: bytes, behind: bytes, shape: tuple[int, ...], total_bytes: int, said: Decoded
+    ) -> Known:
+        # Another name for whole numbers, which are not packed.
+        code = self._dtype.char if self._dtype.char in _PACKED else "x"
+        return Known(
+            before,
+            behind,
+            struct.Struct(f"{math.prod(shape)}{code}").pack,
+            total_bytes,
+            self._name,
             shape,
             self._dtype,
-            struct.Struct(f"{math.prod(shape)}{self._dtype.char}").pack,
-            (decoded.rows, decoded.context, decoded.timeout_us),
+            (said.rows, said.context, said.timeout_us),
         )
-        self._frames = [frame, *self._frames][:_MOST_KNOWN]
-
-
-def _fill(frame: _Frame, body: bytes) -> Decoded | None:
-    before, behind = frame.before, frame.behind
-    # With its brackets; where they overlap there are no numbers.
-    between = body[len(before) - 1 : len(body) - len(behind) + 1]
-    if between.translate(None, _OF_NUMBERS):
-        return None
-    try:
-        # Refuses another count, and what does not fit.
-        packed = frame.pack(*orjson.loads(between))
-    except (orjson.JSONDecodeError, struct.error, OverflowError):
-        return None
-    array: Array = np.ndarray(frame.shape, frame.dtype, packed)
-    return Decoded({frame.name: array}, *frame.rest)

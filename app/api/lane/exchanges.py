@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from app.api.head import too_large
+from app.api.handler import Handler
+from app.api.head import Head, too_large
 from app.api.reply import Reply
 from app.api.ticket import Ticket
+from app.api.together import Together
 from app.errors import ModelportError, RequestError
 
 
@@ -21,6 +23,8 @@ class Direct:
 
     reply: Reply | None = None
     ticket: Ticket | None = None
+    #: Its head, where it is let in only when its body has come too.
+    deferred: Head | None = None
     expects = False
     whole = False
     _size = 0
@@ -42,6 +46,8 @@ class Direct:
         """Take a piece of the body; nothing happens to one that was answered already."""
         ticket = self.ticket
         if ticket is None:
+            if self.deferred is not None:
+                self._chunks.append(chunk)
             return
         if ticket.head.body_bytes:
             # The parser lets through no more than was announced, and that was judged.
@@ -56,6 +62,28 @@ class Direct:
             self.refuse(error)
             return
         self._chunks.append(chunk)
+
+    def finish_together(self, together: Together) -> bool:
+        """Where all of a body has come at once; false for one that goes the usual way."""
+        head, chunks = self.deferred, self._chunks
+        if head is None or len(chunks) != 1 or not together.take(head, chunks[0], self.answer):
+            return False
+        self.deferred = None
+        self.whole = True
+        self._chunks = []
+        return True
+
+    def let_in(self, handler: Handler) -> None:
+        """Do now what was deferred."""
+        head, self.deferred = self.deferred, None
+        if head is None:
+            return
+        admitted = handler.enter(head)
+        if isinstance(admitted, Reply):
+            self._chunks = []
+            self.answer(admitted)
+        else:
+            self.ticket = admitted
 
     def finish(self) -> None:
         """All of the body has come."""

@@ -129,6 +129,10 @@ class LaneProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._is_deaf = True
             self._parser_failed(error)
+        arriving = self._arriving
+        if arriving is not None and arriving.deferred is not None:
+            # Its body takes longer, so that its time begins, and its refusal may come first.
+            arriving.let_in(self._lane.handler())
         if self._stage is _Stage.HEAD and was_at_head and heads == self._heads:
             self._check_unfinished_head(len(data))
         if len(self._line) >= self._guards.pipelined:
@@ -166,6 +170,7 @@ class LaneProtocol(HttpToolsProtocol):
         self._is_deaf = self._is_last = True
         arriving, self._arriving = self._arriving, None
         if arriving is not None:
+            arriving.let_in(self._lane.handler())
             arriving.keep_alive = False
             if arriving.reply is None:
                 arriving.refuse(error)
@@ -252,7 +257,11 @@ class LaneProtocol(HttpToolsProtocol):
         exchange = self._arriving = Direct(self._advance, keep_alive)
         self._line.append(exchange)
         self._is_last = self._is_last or not keep_alive
-        admitted = self._admit(handler, place)
+        head = self._known_head(place)
+        if head is not None and head.may_wait and not self.expect_100_continue:
+            exchange.deferred = head
+            return
+        admitted = handler.enter(head) if head else self._admit(handler, place)
         if isinstance(admitted, Reply):
             exchange.answer(admitted)
             return
@@ -261,11 +270,12 @@ class LaneProtocol(HttpToolsProtocol):
             exchange.expects = True
             self._advance()
 
-    def _admit(self, handler: Handler, place: Place) -> Ticket | Reply:
+    def _known_head(self, place: Place) -> Head | None:
         """Callers say the same in each head; what it means is found out once."""
         place_before, headers_before, head = self._head_before
-        if place is place_before and self.headers == headers_before and head is not None:
-            return handler.enter(head)
+        return head if place is place_before and self.headers == headers_before else None
+
+    def _admit(self, handler: Handler, place: Place) -> Ticket | Reply:
         admitted = handler.admit(place.route, place.model, place.version, dict(self.headers))
         if not isinstance(admitted, Reply):
             self._head_before = (place, self.headers, admitted.head)
@@ -304,6 +314,11 @@ class LaneProtocol(HttpToolsProtocol):
             super().on_message_complete()
         else:
             self._arriving = None
+            if arriving.deferred is not None:
+                handler = self._lane.handler()
+                if arriving.finish_together(handler.together):
+                    return
+                arriving.let_in(handler)
             arriving.finish()
 
     # ------------------------------------------------------------ answers go out

@@ -9,12 +9,12 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from app.bundle.tensors import Tensors
+from app.bundle.tensors import Array, Tensors
 from app.engine.scheduling.admission import Admission, Backlog, BatcherLimits
 from app.engine.scheduling.breaker import Breaker
 from app.engine.scheduling.deadlines import Deadlines
@@ -144,6 +144,44 @@ class Batcher:
         self._waiting.add(entry)
         self._ask_for_run()
         return entry
+
+    @property
+    def runs_at_once(self) -> bool:
+        """Whether any run here and now would be neither long nor out of turn."""
+        return bool(
+            self._always_inline
+            and self._inline.rows
+            and not self._waiting.count
+            and not self._closing
+            and self._loop.time() >= self._breaker.open_until_s
+        )
+
+    def run_at_once(
+        self, inputs: Tensors, rows: int, arrived_s: Sequence[float]
+    ) -> Mapping[str, Array] | None:
+        """Run several requests as one, here and now.
+
+        Args:
+            arrived_s: when each of them came, by `time.perf_counter`.
+        Returns:
+            their outputs; None where the run has to wait, or failed: then each is to be submitted,
+            which finds out whose fault it was.
+        """
+        if not self.runs_at_once:
+            return None
+        started_s = time.perf_counter()
+        try:
+            outputs = self._run(inputs)
+        except Exception:
+            return None
+        run_s = time.perf_counter() - started_s
+        if any(array.ndim == 0 or array.shape[0] != rows for array in outputs.values()):
+            return None
+        self._estimate.observe(rows, run_s)
+        self._inline.observe(run_s)
+        self._breaker.succeed()
+        self._observer.batch(rows, [started_s - at_s for at_s in arrived_s], run_s)
+        return outputs
 
     def submit_parts(self, parts: Sequence[Part], deadline_s: float | None) -> list[Entry]:
         """Queue a large request, all of it or nothing.

@@ -1,0 +1,159 @@
+"""Small requests that came in one turn of the event loop: one run, and one encoding, for all.
+
+Only requests that are known but for their numbers, of models whose runs are shorter than handing
+them to a thread. Whatever stands in the way of one, it goes the usual way, by a ticket.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+
+from app.api.codecs import Content
+from app.api.codecs.oip_known import Known
+from app.api.head import Head, new_id
+from app.api.reply import Reply
+from app.api.ticket import Ticket, Way
+from app.engine.model import Model
+from app.engine.versions.registry import Registry
+from app.ops.metrics import Metrics
+
+_OK: Final = 200
+#: After so long, others on the loop have their turn.
+_TURN_S: Final = 500e-6
+
+
+class Entrance(Protocol):
+    """What is needed of the handler."""
+
+    loop: asyncio.AbstractEventLoop
+    registry: Registry
+    metrics: Metrics
+
+    def enter(self, head: Head) -> Ticket | Reply: ...
+
+
+class _Request(NamedTuple):
+    head: Head
+    body: bytes
+    numbers: bytes
+    reply: Callable[[Reply], None]
+    arrived_s: float
+    decode_s: float
+
+
+class _Group:
+    """Requests that differ in nothing but their numbers."""
+
+    __slots__ = ("known", "model", "requests", "way")
+
+    def __init__(self, model: Model, way: Way, known: Known) -> None:
+        self.model = model
+        self.way = way
+        self.known = known
+        self.requests: list[_Request] = []
+
+
+class Together:
+    """Collects requests until the end of the loop's turn.
+
+    Args:
+        entrance: the handler, for all that goes the usual way.
+    """
+
+    def __init__(self, entrance: Entrance) -> None:
+        self._entrance = entrance
+        self._groups: dict[tuple[int, int], _Group] = {}
+
+    def take(self, head: Head, body: bytes, reply: Callable[[Reply], None]) -> bool:
+        """Take a request whose head was let in before; false where it has to go the usual way.
+
+        Args:
+            reply: called once, soon.
+        """
+        started_s = time.perf_counter()
+        entry = self._entrance.registry.entries.get(head.model or "")
+        if entry is None or head.version is not None or entry.served is None:
+            return False
+        model = entry.loaded[entry.served]
+        way = model.attached.get(head.wire)
+        if way is None or not model.runs_at_once:
+            return False
+        known = way.codec.find(body, head.divided_at)
+        if known is None:
+            return False
+        at = head.divided_at
+        numbers = known.numbers(body) if at is None else body[at:]
+        if numbers is None:
+            return False
+        groups = self._groups
+        key = (id(model), id(known))
+        group = groups.get(key)
+        if group is None:
+            if not groups:
+                self._entrance.loop.call_soon(self._run)
+            group = groups[key] = _Group(model, way, known)
+        decode_s = time.perf_counter() - started_s
+        group.requests.append(_Request(head, body, numbers, reply, started_s, decode_s))
+        return True
+
+    def _run(self) -> None:
+        ends_s = time.perf_counter() + _TURN_S
+        groups, self._groups = self._groups, {}
+        for group in groups.values():
+            rows = group.known.shape[0]
+            at_once = max(1, group.model.plan.max_rows // rows)
+            requests = group.requests
+            for start in range(0, len(requests), at_once):
+                some = requests[start : start + at_once]
+                if time.perf_counter() > ends_s or not self._run_some(group, some):
+                    self._send_the_usual_way(some)
+
+    def _run_some(self, group: _Group, requests: Sequence[_Request]) -> bool:
+        """Run and answer them all, or none."""
+        known, model, way = group.known, group.model, group.way
+        rows, *row = known.shape
+        count = len(requests)
+        array = np.ndarray(
+            (count * rows, *row), known.dtype, b"".join([one.numbers for one in requests])
+        )
+        arrived_s = [one.arrived_s for one in requests]
+        outputs = model.run_at_once({known.name: array}, count * rows, arrived_s)
+        if outputs is None:
+            return False
+        ran_s = time.perf_counter()
+        contents = way.codec.encode_together(outputs, known, count, model.ref)
+        if contents is None:
+            return False
+        self._answer(group, requests, contents, ran_s)
+        return True
+
+    def _answer(
+        self,
+        group: _Group,
+        requests: Sequence[_Request],
+        contents: Sequence[Content],
+        ran_s: float,
+    ) -> None:
+        fields = group.way.fields
+        for one, content in zip(requests, contents, strict=True):
+            one.reply(Reply(_OK, content, one.head.given_id or new_id(), fields))
+        now_s = time.perf_counter()
+        count = len(requests)
+        figures, metrics = group.way.figures, self._entrance.metrics
+        figures.decode_s.observe_all([one.decode_s for one in requests])
+        figures.encode_s.observe_all([(now_s - ran_s) / count] * count)
+        route = requests[0].head.name  # A known request is of one wire format, and that of a route.
+        metrics.received[route] += count
+        metrics.outcomes[route, group.model.name, "ok"] += count
+        metrics.request_s[route].observe_all([now_s - one.arrived_s for one in requests])
+
+    def _send_the_usual_way(self, requests: Sequence[_Request]) -> None:
+        for one in requests:
+            admitted = self._entrance.enter(one.head)
+            if isinstance(admitted, Reply):
+                one.reply(admitted)
+            else:
+                admitted.finish(one.body, one.reply)
