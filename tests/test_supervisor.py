@@ -20,7 +20,6 @@ from tests.support.bundles import make_bundle
 from tests.team import ENDED, Team, affine, ask, callers, is_alive, wait_until
 
 
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")

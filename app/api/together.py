@@ -82,7 +82,7 @@ class Together:
         if way is None or not model.runs_at_once:
             return False
         known = way.codec.find(body, head.divided_at)
-        if known is None:
+        if known is None or known.has_time_limit:
             return False
         at = head.divided_at
         numbers = known.numbers(body) if at is None else body[at:]

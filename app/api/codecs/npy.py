@@ -25,17 +25,13 @@ _ENTRY: Final = re.compile(
     r"""(?:(["'])([^"'\\]*)\3|(True|False)|\(([\d,\s]*)\))\s*(,|(?=\}))""",
     re.ASCII,
 )
-_SHAPE: Final = re.compile(
-    r"\s*|\s*\d{1,18}\s*,\s*|\s*\d{1,18}(?:\s*,\s*\d{1,18})+\s*,?\s*", re.ASCII
-)
+_MAX_DIGITS: Final = 18
 _DESCR: Final = re.compile(r"([<>|=]?)([a-zA-Z])(\d{0,7})", re.ASCII)
 _BY_CODE: Final[dict[str, Datatype]] = {
     f"{dtype.kind}{dtype.itemsize}": name
     for name, dtype in NUMPY_DTYPES.items()
     if not dtype.hasobject
 }
-#: A character takes four bytes.
-_CHARACTER_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,26 +88,21 @@ def _entries(text: str) -> dict[str, str]:
     at = 1
     while text.startswith("{") and (entry := _ENTRY.match(text, at)):
         _, name, _, word, flag, sizes, _ = entry.groups()
-        if name in entries:
-            break
         kind = {"descr": word, "fortran_order": flag, "shape": sizes}[name]
-        if kind is None:
-            raise InvalidTensor(
-                "the .npy file holds records or objects; send an array of one plain dtype"
-            )
+        if kind is None or name in entries:
+            break
         entries[name] = kind
         at = entry.end()
     if len(entries) != 3 or text[at:].strip() != "}":
         raise MalformedBody(
-            "the .npy header must be a dictionary of 'descr', 'fortran_order' and 'shape'"
+            "the .npy header must be a dictionary of 'descr', which is one plain dtype,"
+            " 'fortran_order' and 'shape'"
         )
     return entries
 
 
 def _header(entries: dict[str, str], start: int) -> NpyHeader:
-    if not _SHAPE.fullmatch(entries["shape"]):
-        raise MalformedBody("the .npy header's 'shape' must be a tuple of whole numbers")
-    shape = [int(size) for size in entries["shape"].split(",") if size.strip()]
+    shape = _sizes(entries["shape"])
     if len(shape) > _MAX_AXES:
         raise MalformedBody(f"the .npy file has {len(shape)} axes, at most {_MAX_AXES}")
     found = _DESCR.fullmatch(entries["descr"])
@@ -125,6 +116,17 @@ def _header(entries: dict[str, str], start: int) -> NpyHeader:
         raise InvalidTensor(f"the .npy file's dtype is none of {known}, or U for strings")
     dtype = np.dtype((order if order in "<>" else "=") + kind + size)
     return NpyHeader(datatype, dtype, shape, entries["fortran_order"] == "True", start)
+
+
+def _sizes(text: str) -> list[int]:
+    """A tuple's items: one alone has a comma behind it, others may."""
+    parts = [part.strip() for part in text.split(",")]
+    is_tuple = len(parts) > 1 or parts == [""]
+    if parts[-1] == "":
+        parts.pop()
+    if not is_tuple or not all(part.isdigit() and len(part) <= _MAX_DIGITS for part in parts):
+        raise MalformedBody("the .npy header's 'shape' must be a tuple of whole numbers")
+    return [int(part) for part in parts]
 
 
 def read_values(body: bytes, header: NpyHeader) -> Array:

@@ -32,6 +32,7 @@ from app.errors import InvalidTensor, MalformedBody
 
 _INPUT_KEYS: Final = frozenset({"name", "shape", "datatype", "data", "parameters"})
 _OUTPUT_KEYS: Final = frozenset({"name", "parameters"})
+_NO_DATA: Final[Mapping[str, bytes | memoryview]] = {}
 #: More raw strings than this are taken apart on a worker thread.
 _MUCH_TEXT_BYTES: Final = 64 * 1024
 

@@ -49,6 +49,11 @@ class Known(NamedTuple):
     dtype: np.dtype[Any]
     rest: tuple[int, Mapping[str, Any], int | None]
 
+    @property
+    def has_time_limit(self) -> bool:
+        """Of its own, in the document."""
+        return self.rest[2] is not None
+
     def numbers(self, body: bytes) -> bytes | None:
         """The numbers of a body that begins and ends like this one; None where there are others."""
         # With their brackets; where those overlap there are no numbers.
