@@ -185,6 +185,9 @@ class Ticket:
         self._way.figures.decode_s.observe(decode_s)
         self._decoded = decoded
         if decoded.timeout_us is not None:
+            # The loop's own clock may be as coarse as a millisecond.
+            if decode_s * 1e6 >= decoded.timeout_us:
+                raise DeadlineExceeded("the request's time limit has passed")
             limit_s = self._admitted_s + decoded.timeout_us / 1e6
             self._deadline_s = min(self._deadline_s, limit_s)
         self._pending = self._model.submit(
