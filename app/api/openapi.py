@@ -30,7 +30,7 @@ _ERRORS: Final[Mapping[int, str]] = {
     401: "The admin key is missing or wrong.",
     404: "No such model or version is served.",
     405: "The method is not allowed at this address.",
-    408: "The body took too long to arrive.",
+    408: "The head or the body took too long to arrive.",
     409: "The version cannot be pinned, or the repository cannot be written.",
     413: "The body or its number of rows is over the limit.",
     415: "The media type or encoding is not supported.",

@@ -7,12 +7,11 @@ them to a thread. Whatever stands in the way of one, it goes the usual way, by a
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
 from app.api.codecs import Content
-from app.api.codecs.oip_known import Known
 from app.api.head import Head, new_id
 from app.api.reply import Reply
 from app.api.ticket import Ticket, Way
@@ -23,6 +22,31 @@ from app.ops.metrics import Metrics
 _OK: Final = 200
 #: After so long, others on the loop have their turn.
 _TURN_S: Final = 500e-6
+
+
+class Uniform(Protocol):
+    """What all requests of a group have in common; see `oip_known.Known`.
+
+    Attributes:
+        name, shape, dtype: of the only input of one request.
+        has_time_limit: of its own, in its body.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> "np.dtype[Any]": ...
+
+    @property
+    def has_time_limit(self) -> bool: ...
+
+    def numbers(self, body: bytes) -> bytes | None:
+        """Those of one request, packed; None for one that has to go the usual way."""
+        ...
 
 
 class Entrance(Protocol):
@@ -49,7 +73,7 @@ class _Group:
 
     __slots__ = ("known", "model", "requests", "way")
 
-    def __init__(self, model: Model, way: Way, known: Known) -> None:
+    def __init__(self, model: Model, way: Way, known: Uniform) -> None:
         self.model = model
         self.way = way
         self.known = known

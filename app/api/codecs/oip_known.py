@@ -155,7 +155,7 @@ class KnownRequests:
         return Known(
             before,
             behind,
-            struct.Struct(f"{math.prod(shape)}{code}").pack,
+            struct.Struct(f"={math.prod(shape)}{code}").pack,  # "=" checks the range
             total_bytes,
             self._name,
             shape,

@@ -1,7 +1,8 @@
 """Output arrays to the predictions of the typed routes: `{"predictions": [{…}], "model": {…}}`."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -22,6 +23,10 @@ class Predictions:
     """Reads what a signature says from output arrays."""
 
     def __init__(self, signature: Signature) -> None:
+        self._writers = [(p.tensor, _writer(p)) for p in signature.predictions]
+        names = [orjson.dumps(p.name).replace(b"%", b"%%") for p in signature.predictions]
+        self._row = b"{" + b",".join([name + b":%b" for name in names]) + b"}"
+        self._ends: dict[str | int, bytes] = {}
         self._readers = [(p.name, p.tensor, _reader(p)) for p in signature.predictions]
         self._float_outputs = _float_outputs(signature)
 
@@ -37,8 +42,71 @@ class Predictions:
 
     def content(self, outputs: Mapping[str, Array], rows: int, model: ModelRef) -> Content:
         """The typed answer. Raises as `rows` does."""
-        answer = {"predictions": self.rows(outputs, rows), "model": model}
-        return Content(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY))
+        written = self._written(outputs, rows)
+        return Content(b"".join((_BEGIN, b",".join(written), self._end(model))))
+
+    def contents(
+        self, outputs: Mapping[str, Array], count: int, model: ModelRef
+    ) -> list[Content] | None:
+        """The typed answers to requests of one row each; None where one cannot be answered."""
+        try:
+            written = self._written(outputs, count)
+        except NonFiniteOutput:
+            return None
+        end = self._end(model)
+        return [Content(b"".join((_BEGIN, row, end))) for row in written]
+
+    def _end(self, model: ModelRef) -> bytes:
+        end = self._ends.get(model["digest"])
+        if end is None:
+            end = self._ends[model["digest"]] = b'],"model":' + orjson.dumps(model) + b"}"
+        return end
+
+    def _written(self, outputs: Mapping[str, Array], rows: int) -> list[bytes]:
+        """Predictions as JSON. Raises as `rows` does."""
+        columns = [write(outputs[tensor]) for tensor, write in self._writers]
+        # In JSON what is not finite is null, and no number has such a letter; labels may.
+        if any(b"n" in text for column in columns for text in column):
+            refuse_non_finite(outputs, self._float_outputs)
+        row = self._row
+        return [row % texts for texts in zip(*columns, strict=True)][:rows]
+
+
+_BEGIN: Final = b'{"predictions":['
+Writer = Callable[[Array], list[bytes]]
+
+
+def _writer(prediction: PredictionField) -> Writer:
+    """How one prediction field is written from its tensor: JSON for each row."""
+    match prediction:
+        case LabelPrediction() | ValuePrediction():
+            return _write_values
+        case ScoresPrediction(labels=labels):
+            keys = [orjson.dumps(label).replace(b"%", b"%%") for label in labels]
+            form = b"{" + b",".join([key + b":%b" for key in keys]) + b"}"
+            return functools.partial(_write_scores, form)
+        case _:
+            return _write_tensors
+
+
+def _write_values(array: Array) -> list[bytes]:
+    flat = _plain(array.reshape(-1))
+    if isinstance(flat, list):
+        return [orjson.dumps(value) for value in flat]
+    return _dumps(flat)[1:-1].split(b",")
+
+
+def _write_scores(form: bytes, array: Array) -> list[bytes]:
+    rows = _dumps(np.ascontiguousarray(_plain(array)))[2:-2].split(b"],[")
+    return [form % tuple(row.split(b",")) for row in rows]
+
+
+def _write_tensors(array: Array) -> list[bytes]:
+    return [_dumps(row) for row in _plain(array)]
+
+
+def _dumps(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 Reader = Callable[[Array], Sequence[Any] | Array]

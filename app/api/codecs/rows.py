@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from app.api.codecs import Codec, Content, Decoded, ModelRef, never
 from app.api.codecs.instance_check import IMAGE_TAGS
 from app.api.codecs.nested import NestedError, array_from_nested, dims_problem, shares_dims
+from app.api.codecs.number_rows import NumberRows
 from app.api.codecs.predictions import Predictions
 from app.bundle.features import (
     FeatureError,
@@ -55,6 +56,7 @@ class RowsCodec(Codec):
         self._max_rows = max_rows
         self._fields = {field.name: field for field in signature.fields}
         self._images = [f.name for f in signature.fields if isinstance(f, ImageField)]
+        self._numbers = NumberRows.of(signature)
         self._fillers = [_filler(spec, signature) for spec in signature.inputs]
         self._dims_to_compare = signature.inputs if shares_dims(signature.inputs) else ()
         self._predictions = Predictions(signature)
@@ -99,6 +101,11 @@ class RowsCodec(Codec):
         return any(type(row.get(name)) is str for name in self._images for row in document)
 
     def decode(self, document: Any, is_abandoned: Callable[[], bool] = never) -> Decoded:
+        numbers = self._numbers
+        if numbers is not None:
+            array = numbers.array(document)
+            if array is not None:
+                return Decoded({numbers.name: array}, len(document))
         inputs = dict([fill(document, is_abandoned) for fill in self._fillers])
         dims: dict[str, int] = {}
         for spec in self._dims_to_compare:
