@@ -5,6 +5,7 @@ them to a thread. Whatever stands in the way of one, it goes the usual way, by a
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
@@ -18,6 +19,8 @@ from app.api.ticket import Ticket, Way
 from app.engine.model import Model
 from app.engine.versions.registry import Registry
 from app.ops.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 _OK: Final = 200
 #: After so long, others on the loop have their turn.
@@ -109,7 +112,10 @@ class Together:
         if known is None or known.has_time_limit:
             return False
         at = head.divided_at
-        numbers = known.numbers(body) if at is None else body[at:]
+        try:
+            numbers = known.numbers(body) if at is None else body[at:]
+        except Exception:  # The usual way meets it too, and says what it was.
+            return False
         if numbers is None:
             return False
         groups = self._groups
@@ -132,8 +138,15 @@ class Together:
             requests = group.requests
             for start in range(0, len(requests), at_once):
                 some = requests[start : start + at_once]
-                if time.perf_counter() > ends_s or not self._run_some(group, some):
+                if time.perf_counter() > ends_s or not self._answered(group, some):
                     self._send_the_usual_way(some)
+
+    def _answered(self, group: _Group, requests: Sequence[_Request]) -> bool:
+        try:
+            return self._run_some(group, requests)
+        except Exception:  # Before any was answered: that cannot fail.
+            logger.exception("requests cannot be answered together")
+            return False
 
     def _run_some(self, group: _Group, requests: Sequence[_Request]) -> bool:
         """Run and answer them all, or none."""
@@ -163,7 +176,10 @@ class Together:
     ) -> None:
         fields = group.way.fields
         for one, content in zip(requests, contents, strict=True):
-            one.reply(Reply(_OK, content, one.head.given_id or new_id(), fields))
+            try:
+                one.reply(Reply(_OK, content, one.head.given_id or new_id(), fields))
+            except Exception:
+                logger.exception("an answer cannot be sent")
         now_s = time.perf_counter()
         count = len(requests)
         figures, metrics = group.way.figures, self._entrance.metrics
