@@ -16,6 +16,7 @@ from app.api.codecs.oip_binary import HEAD_LENGTH
 from app.api.head import (
     Head,
     Route,
+    body_bytes,
     check_division,
     may_stay_open,
     new_id,
@@ -109,10 +110,14 @@ class Handler:
         except Exception as error:
             self.metrics.received[route.name] += 1
             return self._refuse(error, route.name, "", request_id(headers), headers)
-        return self.enter(head)
+        return self.enter(head, body_bytes(headers))
 
-    def enter(self, head: Head) -> Ticket | Reply:
-        """Judge a request whose head was read before: what depends on the service's state."""
+    def enter(self, head: Head, size: int) -> Ticket | Reply:
+        """Judge a request whose head was read before: what depends on the service's state.
+
+        Args:
+            size: bytes of its body as announced, within the limit; 0 where they are not.
+        """
         self.metrics.received[head.name] += 1
         request = head.given_id or new_id()
         model: Model | None = None
@@ -124,11 +129,11 @@ class Handler:
             admitted_s = self.loop.time()
             deadline_s = admitted_s + (head.timeout_s or way.timeout_s)
             model.check_admission(deadline_s)
-            self.reserve(head.body_bytes)
+            self.reserve(size)
         except Exception as error:
             name = "" if model is None else model.name
             return self._refuse(error, head.name, name, request, head.headers)
-        return Ticket(self, head, way, model, request, admitted_s, deadline_s)
+        return Ticket(self, head, way, model, request, admitted_s, deadline_s, size)
 
     def _refuse(
         self, error: Exception, route: str, model: str, request: str, headers: Headers

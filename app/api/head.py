@@ -22,7 +22,6 @@ from app.errors import (
 TIMEOUT_HEADER: Final = b"modelport-timeout-ms"
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MAX_TIMEOUT_MS: Final = 3_600_000
-_SMALL_BODY_BYTES: Final = 16 * 1024
 _SHORT_BODY_BYTES: Final = 64 * 1024
 _PROCESS_ID: Final = secrets.token_hex(6)
 _numbers: Final = itertools.count(1)
@@ -42,7 +41,7 @@ class Route(Protocol):
 
 
 class Head:
-    """All that a request's head says by itself; requests with the same head share it.
+    """What a request's head says by itself, but for the length; requests with the same share it.
 
     Attributes:
         name: of the route.
@@ -50,21 +49,17 @@ class Head:
         wire: the body's format, None where the route does not know it.
         encoding: how the body is compressed.
         timeout_s: the request's own time limit.
-        body_bytes: as announced; 0 where it is not.
         given_id: the caller's own request id.
-        may_wait: so short a body comes with the head, mostly.
         is_divided: the body is said to be JSON and raw tensors.
         divided_at: the length of that JSON, where it is a number.
     """
 
     __slots__ = (
-        "body_bytes",
         "divided_at",
         "encoding",
         "given_id",
         "headers",
         "is_divided",
-        "may_wait",
         "model",
         "name",
         "route",
@@ -93,9 +88,7 @@ class Head:
         own_ms = timeout_ms(headers)
         self.timeout_s = None if own_ms is None else own_ms / 1e3
         self.wire = wire_format(headers, route.by_media_type)
-        self.body_bytes = body_bytes(headers)
         self.given_id = given_id(headers)
-        self.may_wait = 0 < self.body_bytes <= _SMALL_BODY_BYTES and self.encoding is None
         divided = headers.get(HEAD_LENGTH)
         self.is_divided = divided is not None
         self.divided_at = (

@@ -58,6 +58,7 @@ class Ticket:
 
     Attributes:
         head: of the request; another with the same one may be let in by it.
+        is_announced: the length of its body was, and has been judged.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -75,6 +76,7 @@ class Ticket:
         request: str,
         admitted_s: float,
         deadline_s: float,
+        body_bytes: int,
     ) -> None:
         self.head = head
         self._handler = handler
@@ -84,7 +86,8 @@ class Ticket:
         # Deadlines are on the loop's clock; stages are timed by one that is finer on some loops.
         self._admitted_s = admitted_s
         self._deadline_s = deadline_s
-        self._body_bytes = head.body_bytes
+        self._body_bytes = body_bytes
+        self.is_announced = body_bytes > 0
         self._reply: Callable[[Reply], None] = _drop
 
     def grow(self, received_bytes: int) -> None:

@@ -59,7 +59,7 @@ class Entrance(Protocol):
     registry: Registry
     metrics: Metrics
 
-    def enter(self, head: Head) -> Ticket | Reply: ...
+    def enter(self, head: Head, size: int) -> Ticket | Reply: ...
 
 
 class _Request(NamedTuple):
@@ -101,7 +101,8 @@ class Together:
             reply: called once, soon.
         """
         started_s = time.perf_counter()
-        entry = self._entrance.registry.entries.get(head.model or "")
+        registry = self._entrance.registry
+        entry = registry.entries.get(head.model or registry.default_name or "")
         if entry is None or head.version is not None or entry.served is None:
             return False
         model = entry.loaded[entry.served]
@@ -123,13 +124,16 @@ class Together:
         group = groups.get(key)
         if group is None:
             if not groups:
-                self._entrance.loop.call_soon(self._run)
+                self._entrance.loop.call_soon(self.run)
             group = groups[key] = _Group(model, way, known)
         decode_s = time.perf_counter() - started_s
         group.requests.append(_Request(head, body, numbers, reply, started_s, decode_s))
         return True
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Run what there is, without waiting for more."""
+        if not self._groups:
+            return
         ends_s = time.perf_counter() + _TURN_S
         groups, self._groups = self._groups, {}
         for group in groups.values():
@@ -192,7 +196,7 @@ class Together:
 
     def _send_the_usual_way(self, requests: Sequence[_Request]) -> None:
         for one in requests:
-            admitted = self._entrance.enter(one.head)
+            admitted = self._entrance.enter(one.head, len(one.body))
             if isinstance(admitted, Reply):
                 one.reply(admitted)
             else:

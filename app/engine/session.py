@@ -80,7 +80,8 @@ class Session:
         if session is None:
             raise SessionFailed("the session is closed")
         with _RUNNING:
-            arrays = session.run(self._output_names, dict(inputs))
+            given = inputs if type(inputs) is dict else dict(inputs)
+            arrays = session.run(self._output_names, given)
         return dict(zip(self._output_names, arrays, strict=True))
 
     def matches(self, signature: Signature) -> str | None:

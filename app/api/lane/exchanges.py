@@ -1,7 +1,7 @@
 """What a connection owes an answer for, in the order of the requests."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from app.api.handler import Handler
 from app.api.head import Head, too_large
@@ -9,6 +9,9 @@ from app.api.reply import Reply
 from app.api.ticket import Ticket
 from app.api.together import Together
 from app.errors import ModelportError, RequestError
+
+#: Pieces of a body that are kept as they are: many small ones would take more room than the body.
+_MOST_CHUNKS: Final = 64
 
 
 class Direct:
@@ -25,9 +28,12 @@ class Direct:
     ticket: Ticket | None = None
     #: Its head, where it is let in only when its body has come too.
     deferred: Head | None = None
+    _deferred_bytes = 0
     expects = False
     whole = False
     _size = 0
+    #: What came behind the chunks that are kept as they are.
+    _behind: bytearray | None = None
 
     def __init__(self, advance: Callable[[], None], keep_alive: bool) -> None:
         self._advance = advance
@@ -49,9 +55,9 @@ class Direct:
             if self.deferred is not None:
                 self._chunks.append(chunk)
             return
-        if ticket.head.body_bytes:
+        if ticket.is_announced:
             # The parser lets through no more than was announced, and that was judged.
-            self._chunks.append(chunk)
+            self._keep(chunk)
             return
         self._size += len(chunk)
         try:
@@ -61,7 +67,20 @@ class Direct:
         except RequestError as error:
             self.refuse(error)
             return
-        self._chunks.append(chunk)
+        self._keep(chunk)
+
+    def _keep(self, chunk: bytes) -> None:
+        chunks = self._chunks
+        if len(chunks) < _MOST_CHUNKS:
+            chunks.append(chunk)
+            return
+        if self._behind is None:
+            self._behind = bytearray()
+        self._behind += chunk
+
+    def defer(self, head: Head, body_bytes: int) -> None:
+        """Let it in when its body has come, which is announced to be so long."""
+        self.deferred, self._deferred_bytes = head, body_bytes
 
     def finish_together(self, together: Together) -> bool:
         """Where all of a body has come at once; false for one that goes the usual way."""
@@ -78,7 +97,7 @@ class Direct:
         head, self.deferred = self.deferred, None
         if head is None:
             return
-        admitted = handler.enter(head)
+        admitted = handler.enter(head, self._deferred_bytes)
         if isinstance(admitted, Reply):
             self._chunks = []
             self.answer(admitted)
@@ -91,13 +110,17 @@ class Direct:
         ticket = self.ticket
         if ticket is not None:
             chunks = self._chunks
-            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            self._chunks = []
+            body = chunks[0] if len(chunks) == 1 else b"".join((*chunks, self._behind or b""))
+            self._forget()
             ticket.finish(body, self.answer)
+
+    def _forget(self) -> None:
+        self._chunks = []
+        self._behind = None
 
     def refuse(self, error: ModelportError) -> None:
         """Answer that it will not be done; nothing happens to one that was answered already."""
-        self._chunks = []
+        self._forget()
         if self.ticket is not None:
             self.ticket.refuse(error, self.answer)
 

@@ -10,6 +10,7 @@ inference, and answered in their order.
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -42,6 +43,9 @@ logger = logging.getLogger(__name__)
 _ROUTE: Final = "protocol"
 _ORDINARY_EXTRA_S: Final = 1.0
 _OLD: Final = "1.0"
+#: Longer bodies do not come with their heads.
+_MOST_DEFERRED_BYTES: Final = 16 * 1024
+_OFFERS: Final = (b"upgrade", b"http2-settings")
 _EXPECTED: Final = b"100-continue"
 
 
@@ -73,6 +77,15 @@ class Lane:
     guards: Guards = field(default_factory=Guards)
 
 
+class _AsSeenByCycle:
+    """A transport of which uvicorn's cycle, where it would close it, ends the connection."""
+
+    def __init__(self, transport: Any, end: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = end
+
+
 class LaneProtocol(HttpToolsProtocol):
     """One connection."""
 
@@ -87,17 +100,24 @@ class LaneProtocol(HttpToolsProtocol):
         self._stage = _Stage.IDLE
         #: Since when it waits for that; and when something was read last.
         self._since_s = self._now_s = self.loop.time()
-        self._heads = 0
-        #: Of the pieces that hold the head that is being read, at least.
-        self._read_bytes = 0
+        #: How often the parser has told something that was awaited.
+        self._steps = 0
+        #: Of the pieces that hold the head that is being read, at least; and of those before.
+        self._read_bytes = self._held_bytes = 0
+        #: Of pieces of which the parser has told nothing yet.
         self._unfinished_bytes = 0
         self._thrown_bytes = 0
-        #: Since when the caller reads nothing of what was written.
-        self._unread_since_s: float | None = None
+        #: What was written and not read when this was looked at last; since when it is no less.
+        self._unread_bytes = 0
+        self._unread_since_s = self._now_s
+        #: The last request said that it is the last.
+        self._caller_ends = False
         #: No more requests are taken: the last one that was is the last.
         self._is_last = False
         #: Nothing more of what comes counts.
         self._is_deaf = False
+        #: Content-Length of the request that is arriving.
+        self._length: bytes | None = None
         self._common: tuple[object, bytes] = (None, b"")
         self._head_before: tuple[Place | None, object, Head | None] = (None, None, None)
 
@@ -119,13 +139,11 @@ class LaneProtocol(HttpToolsProtocol):
         if self._is_deaf or self.transport.is_closing():
             self._throw_away(len(data))
             return
-        was_at_head, heads = self._stage is _Stage.HEAD, self._heads
+        steps = self._steps
         self._now_s = self.loop.time()
-        self._read_bytes = len(data) + (self._unfinished_bytes if was_at_head else 0)
+        self._read_bytes = len(data) + self._held_bytes
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._take_no_more()
+            self._parse(data)
         except httptools.HttpParserError as error:
             self._is_deaf = True
             self._parser_failed(error)
@@ -133,10 +151,42 @@ class LaneProtocol(HttpToolsProtocol):
         if arriving is not None and arriving.deferred is not None:
             # Its body takes longer, so that its time begins, and its refusal may come first.
             arriving.let_in(self._lane.handler())
-        if self._stage is _Stage.HEAD and was_at_head and heads == self._heads:
-            self._check_unfinished_head(len(data))
+        stage = self._stage
+        self._held_bytes = self._read_bytes if stage is _Stage.HEAD else 0
+        if steps == self._steps and (stage is _Stage.HEAD or stage is _Stage.BODY):
+            self._check_unfinished(len(data))
+        if self._line and len(self.connections) == 1:
+            self._join_nobody()
         if len(self._line) >= self._guards.pipelined:
             self.flow.pause_reading()
+
+    def _join_nobody(self) -> None:
+        """No other caller can come in this turn of the loop."""
+        with suppress(NotReady):
+            self._lane.handler().together.run()
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                data = memoryview(data)[offer.args[0] :]
+                self._decline()
+
+    def _decline(self) -> None:
+        """Read the head again without its offer to speak another protocol.
+
+        Clients offer HTTP/2 with any request, and mean its body to be read; the parser, once it saw
+        the offer, takes that for the other protocol.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        line = b"%b %b HTTP/%b\r\n" % (method, self.url, version.encode())
+        kept = [(name, _without_offer(value) if name == b"connection" else value)
+                for name, value in self.headers if name != b"upgrade"]  # fmt: skip
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"%b%b\r\n" % (line, wire.fields(kept)))
 
     def _throw_away(self, size_bytes: int) -> None:
         self._thrown_bytes += size_bytes
@@ -147,12 +197,12 @@ class LaneProtocol(HttpToolsProtocol):
         else:
             self.transport.abort()
 
-    def _check_unfinished_head(self, size_bytes: int) -> None:
-        """The parser tells of a field when it is whole, and keeps it until then."""
+    def _check_unfinished(self, size_bytes: int) -> None:
+        """The parser tells of a field when it is whole, and keeps it until then: of a head, or
+        behind a body in chunks."""
         self._unfinished_bytes += size_bytes
         if self._unfinished_bytes > self._guards.head_bytes and not self._is_deaf:
-            self._is_deaf = True
-            self._refuse_now(self._head_too_large())
+            self._break_off(self._head_too_large())
 
     def _parser_failed(self, error: Exception) -> None:
         cause = error.__context__
@@ -181,7 +231,7 @@ class LaneProtocol(HttpToolsProtocol):
         if isinstance(last, Ordinary) and not last.whole:
             self._line.pop().leave()
             if last.cycle.response_started:
-                self.transport.close()
+                self._end()
                 return
         self._refuse_now(error)
 
@@ -194,21 +244,16 @@ class LaneProtocol(HttpToolsProtocol):
         self._is_last = True
         exchange.answer(error_reply(error, request, close=True))
 
-    def _take_no_more(self) -> None:
-        """What comes after the request that was just received is not HTTP."""
-        self._is_deaf = self._is_last = True
-        if self._line:
-            self._line[-1].keep_alive = False
-
     # ------------------------------------------------------------ a request arrives
 
     def on_message_begin(self) -> None:
         if self._is_last:
             raise _Stop
-        self._heads += 1
+        self._steps += 1
         self._unfinished_bytes = 0
         self.url = b""
         self.headers = []
+        self._length = None
         self.expect_100_continue = False
         self._arriving = None
         self._stage, self._since_s = _Stage.HEAD, self._now_s
@@ -217,7 +262,12 @@ class LaneProtocol(HttpToolsProtocol):
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._stage is not _Stage.HEAD:
+            return  # It came behind a body in chunks, when all was judged.
         name = name.lower()
+        if name == b"content-length":
+            self._length = value  # The parser refuses a second one, and what is no number.
+            return
         if name == b"expect" and value.lower() == _EXPECTED:
             self.expect_100_continue = True
         self.headers.append((name, value))
@@ -238,11 +288,19 @@ class LaneProtocol(HttpToolsProtocol):
         )
 
     def on_headers_complete(self) -> None:
+        if self._is_last:
+            raise _Stop  # since it began
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise RequestError("this is no proxy")
+            return  # It is read again.
         self._stage, self._since_s = _Stage.BODY, self._now_s
+        self._steps += 1
+        self._unfinished_bytes = 0
         if self._read_bytes > self._guards.head_bytes:
             self._check_size_of_head()
         place = None
-        if self.parser.get_method() == b"POST" and not self.parser.should_upgrade():
+        if self.parser.get_method() == b"POST":
             place = self._lane.addresses.find(self.url)
         if place is None:
             self._go_the_ordinary_way()
@@ -256,12 +314,16 @@ class LaneProtocol(HttpToolsProtocol):
         keep_alive = is_new and self.parser.should_keep_alive()
         exchange = self._arriving = Direct(self._advance, keep_alive)
         self._line.append(exchange)
-        self._is_last = self._is_last or not keep_alive
-        head = self._known_head(place)
-        if head is not None and head.may_wait and not self.expect_100_continue:
-            exchange.deferred = head
-            return
-        admitted = handler.enter(head) if head else self._admit(handler, place)
+        self._is_last = self._caller_ends = not keep_alive
+        length = None if self._length is None else int(self._length)
+        head = self._known_head(place, length)
+        if head is not None and length is not None:
+            if 0 < length <= _MOST_DEFERRED_BYTES and not self.expect_100_continue:
+                exchange.defer(head, length)
+                return
+            admitted = handler.enter(head, length)
+        else:
+            admitted = self._admit(handler, place)
         if isinstance(admitted, Reply):
             exchange.answer(admitted)
             return
@@ -270,13 +332,17 @@ class LaneProtocol(HttpToolsProtocol):
             exchange.expects = True
             self._advance()
 
-    def _known_head(self, place: Place) -> Head | None:
-        """Callers say the same in each head; what it means is found out once."""
+    def _known_head(self, place: Place, length: int | None) -> Head | None:
+        """Callers say the same in each head, but for the length; it is read once."""
         place_before, headers_before, head = self._head_before
-        return head if place is place_before and self.headers == headers_before else None
+        same = place is place_before and self.headers == headers_before
+        return head if same and length is not None and length <= self._lane.max_body_bytes else None
 
     def _admit(self, handler: Handler, place: Place) -> Ticket | Reply:
-        admitted = handler.admit(place.route, place.model, place.version, dict(self.headers))
+        headers = dict(self.headers)
+        if self._length is not None:
+            headers[b"content-length"] = self._length
+        admitted = handler.admit(place.route, place.model, place.version, headers)
         if not isinstance(admitted, Reply):
             self._head_before = (place, self.headers, admitted.head)
         return admitted
@@ -284,15 +350,19 @@ class LaneProtocol(HttpToolsProtocol):
     def _go_the_ordinary_way(self) -> None:
         """As uvicorn would have come here, but that requests of both ways stand in one line."""
         url, headers, expect = self.url, self.headers, self.expect_100_continue
+        if not url.startswith(b"/") and httptools.parse_url(url).path is None:
+            raise RequestError("the request's target has no path")
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expect
+        self.url = url
+        self.expect_100_continue = expect and self.parser.get_http_version() != _OLD
         self.headers.extend(headers)
+        if self._length is not None:
+            self.headers.append((b"content-length", self._length))
         self.cycle = None  # type: ignore[assignment]  # or uvicorn would line it up itself
         super().on_headers_complete()
         cycle = self.cycle
-        if self.parser.should_upgrade():
-            cycle.keep_alive = False
-        self._is_last = not cycle.keep_alive
+        cycle.transport = _AsSeenByCycle(self.transport, self._end)  # type: ignore[assignment]
+        self._is_last = self._caller_ends = not cycle.keep_alive
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """Called by uvicorn for a request that is to be started."""
@@ -301,6 +371,8 @@ class LaneProtocol(HttpToolsProtocol):
         self._advance()
 
     def on_body(self, body: bytes) -> None:
+        self._steps += 1
+        self._unfinished_bytes = 0
         arriving = self._arriving
         if arriving is None:
             super().on_body(body)
@@ -308,8 +380,11 @@ class LaneProtocol(HttpToolsProtocol):
             arriving.receive(body, self._lane.max_body_bytes)
 
     def on_message_complete(self) -> None:
+        if self._stage is _Stage.HEAD:
+            return  # It is read again.
         arriving = self._arriving
-        self._stage, self._since_s = _Stage.IDLE, self._now_s
+        if self._stage is not _Stage.LINGER:
+            self._stage, self._since_s = _Stage.IDLE, self._now_s
         if arriving is None:
             super().on_message_complete()
         else:
@@ -348,7 +423,9 @@ class LaneProtocol(HttpToolsProtocol):
 
     def _read_on(self) -> None:
         """Unless enough stands in line, or the caller reads nothing."""
-        if len(self._line) < self._guards.pipelined and self._unread_since_s is None:
+        if len(self._line) < self._guards.pipelined and not self.flow.write_paused:
+            # Whatever is awaited could not come meanwhile.
+            self._since_s = self.loop.time()
             self.flow.resume_reading()
 
     def _send(self, reply: Reply, *, last: bool) -> None:
@@ -371,12 +448,14 @@ class LaneProtocol(HttpToolsProtocol):
         self._advance()
 
     def _end(self) -> None:
-        """The last answer is written. A caller that still sends is listened to for a while, or
-        its system might throw the answer away."""
+        """The last answer is written. A caller that may still send is listened to for a while,
+        or its system might throw the answer away."""
         self._leave_all()
+        if self.transport.is_closing() or self._stage is _Stage.LINGER:
+            return
+        all_read = self._stage is _Stage.IDLE and not (self._is_deaf or self.flow.read_paused)
         self._is_deaf = self._is_last = True
-        all_read = self._stage is _Stage.IDLE and not self.flow.read_paused
-        if all_read or not self.transport.can_write_eof():
+        if (all_read and self._caller_ends) or not self.transport.can_write_eof():
             self.transport.close()
             return
         self._stage = _Stage.LINGER
@@ -392,29 +471,33 @@ class LaneProtocol(HttpToolsProtocol):
     # ------------------------------------------------------------ time
 
     def pause_writing(self) -> None:
-        self._unread_since_s = self.loop.time()
         self.flow.pause_reading()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        self._unread_since_s = None
-        self._read_on()
         super().resume_writing()
+        self._read_on()
 
     def look_after(self, now_s: float) -> None:
         """End what takes too long; called now and then."""
         guards = self._guards
-        waited_s = now_s - self._since_s
-        unread_s = 0.0 if self._unread_since_s is None else now_s - self._unread_since_s
-        if unread_s > guards.write_s:
+        unread_bytes = self.transport.get_write_buffer_size()
+        if not 0 < unread_bytes >= self._unread_bytes:
+            self._unread_since_s = now_s
+        self._unread_bytes = unread_bytes
+        if now_s - self._unread_since_s > guards.write_s:
             self.transport.abort()
             return
+        waited_s = now_s - self._since_s
+        is_paused = self.flow.read_paused
         match self._stage:
+            case _Stage.LINGER if unread_bytes:
+                self._since_s = now_s
             case _Stage.LINGER if waited_s > guards.linger_s:
                 self.transport.abort()
-            case _Stage.HEAD if waited_s > guards.head_s and not self._is_last:
-                self._refuse_now(RequestTimeout("the request's head took too long to arrive"))
-            case _Stage.BODY if waited_s > guards.body_s and not self.flow.read_paused:
+            case _Stage.HEAD if waited_s > guards.head_s and not (is_paused or self._is_last):
+                self._break_off(RequestTimeout("the request's head took too long to arrive"))
+            case _Stage.BODY if waited_s > guards.body_s and not is_paused:
                 self._give_up_on_body(waited_s)
             case _Stage.IDLE if waited_s > guards.idle_s and not self._line:
                 self.transport.close()
@@ -451,3 +534,9 @@ class LaneProtocol(HttpToolsProtocol):
                 exchange.refuse(Draining("the service is shutting down"))
         # There is no time to listen to who still sends.
         self.transport.close()
+
+
+def _without_offer(connection: bytes) -> bytes:
+    """What a Connection field says besides."""
+    words = [word.strip() for word in connection.split(b",")]
+    return b", ".join([word for word in words if word.lower() not in _OFFERS])

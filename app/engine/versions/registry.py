@@ -123,8 +123,8 @@ class Registry:
         """The model that `POST /predict` means, where that is clear."""
         if self._default is not None:
             return self._default
-        served = self.served
-        return next(iter(served)) if len(served) == 1 else None
+        served = [name for name, entry in self._entries.items() if entry.served is not None]
+        return served[0] if len(served) == 1 else None
 
     def get(self, name: str | None = None, version: str | None = None) -> Model:
         """The model that answers; names and versions are only keys here.
