@@ -14,7 +14,7 @@ import orjson
 from app.api.codecs import Codec, Content, Decoded, Headers, ModelRef, never
 from app.api.codecs.nested import NestedError, array_from_flat, dims_problem, flatten, shares_dims
 from app.api.codecs.oip_answers import JsonAnswers, json_output
-from app.api.codecs.oip_binary import HEAD_LENGTH, RawTensors, joined, raw_data
+from app.api.codecs.oip_binary import HEAD_LENGTH, RawTensors, joined, parted, raw_data
 from app.api.codecs.oip_document import (
     check_object,
     checked_array,
@@ -241,10 +241,19 @@ class OipCodec(Codec):
     def encode_together(
         self, outputs: Mapping[str, Array], known: Known, count: int, model: ModelRef
     ) -> Sequence[Content] | None:
-        _, context, _ = known.rest
-        if context["binary"]:
+        rows, context, _ = known.rest
+        wanted, binary = context["outputs"], context["binary"]
+        if not binary:
+            return self._answers.contents(outputs, context, count, model)
+        arrays = [outputs[name] for name in wanted]
+        if len(binary) < len(wanted) or any(array.dtype.hasobject for array in arrays):
             return None
-        return self._answers.contents(outputs, context, count, model)
+        first = {name: array[:rows] for name, array in outputs.items()}
+        body, fields = self.encode(first, known.decoded(arrays[0]), model)
+        # All have outputs of the same sizes, so the JSON before them is the same.
+        head = body[: len(body) - sum(first[name].nbytes for name in wanted)]
+        columns = [parted(raw_data(array), count) for array in arrays]
+        return [Content(b"".join((head, *parts)), fields) for parts in zip(*columns, strict=True)]
 
     def encode(self, outputs: Mapping[str, Array], decoded: Decoded, model: ModelRef) -> Content:
         wanted = decoded.context["outputs"]

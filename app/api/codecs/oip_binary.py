@@ -118,6 +118,12 @@ def raw_data(array: Array) -> bytes | memoryview:
     return b"".join(pieces)
 
 
+def parted(data: bytes | memoryview, count: int) -> list[bytes | memoryview]:
+    """Raw data of `count` equal parts."""
+    size = len(data) // count
+    return [data[start : start + size] for start in range(0, count * size, size or 1)]
+
+
 def joined(head: bytes, tensors: Iterable[bytes | memoryview]) -> Content:
     """JSON and the raw tensors that it announces, in order."""
     return Content(

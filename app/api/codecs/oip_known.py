@@ -25,8 +25,14 @@ _MOST_BYTES: Final = 4096
 _MOST_VALUES: Final = 4096
 #: What a list of numbers consists of; neither a word nor a string does.
 _OF_NUMBERS: Final = b"0123456789+-.eE, \t\r\n[]"
-#: Datatypes whose values are packed with their range checked, in this machine's order.
-_PACKED: Final = frozenset("fd")
+#: Codes by which values are packed, with their range checked, in this machine's order.
+_CODES: Final = {
+    np.dtype(name): code
+    for name, code in {
+        "float32": "f", "float64": "d", "int8": "b", "uint8": "B", "int16": "h", "uint16": "H",
+        "int32": "i", "uint32": "I", "int64": "q", "uint64": "Q",
+    }.items()
+}  # fmt: skip
 
 
 class Known(NamedTuple):
@@ -134,7 +140,7 @@ class KnownRequests:
             self._raw = [known, *self._raw][:_MOST_KNOWN]
 
     def _learn_in_json(self, text: bytes, shape: tuple[int, ...], decoded: Decoded) -> None:
-        if self._dtype.char not in _PACKED or not 0 < math.prod(shape) <= _MOST_VALUES:
+        if self._dtype not in _CODES or not 0 < math.prod(shape) <= _MOST_VALUES:
             return
         found = _DATA.search(text, 0, _MOST_BYTES)
         # Elsewhere the word may be part of a string.
@@ -150,8 +156,7 @@ class KnownRequests:
     def _known(
         self, before: bytes, behind: bytes, shape: tuple[int, ...], total_bytes: int, said: Decoded
     ) -> Known:
-        # Another name for whole numbers, which are not packed.
-        code = self._dtype.char if self._dtype.char in _PACKED else "x"
+        code = _CODES.get(self._dtype, "x")  # others are only taken raw
         return Known(
             before,
             behind,

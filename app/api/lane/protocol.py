@@ -184,6 +184,8 @@ class LaneProtocol(HttpToolsProtocol):
         line = b"%b %b HTTP/%b\r\n" % (method, self.url, version.encode())
         kept = [(name, _without_offer(value) if name == b"connection" else value)
                 for name, value in self.headers if name != b"upgrade"]  # fmt: skip
+        if self._length is not None:
+            kept.append((b"content-length", self._length))
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.parser.feed_data(b"%b%b\r\n" % (line, wire.fields(kept)))
