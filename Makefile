@@ -16,7 +16,7 @@ TORCH_INDEX := $(if $(MODELPORT_TORCH_INDEX),--extra-index-url "$(MODELPORT_TORC
 
 .DEFAULT_GOAL := help
 .PHONY: help serve train train-missing test test-app test-fast test-gpu check format lint types \
-	lock image-test docs clean bench-engine bench-overload bench-reload
+	lock image-test docs clean bench bench-peers bench-engine bench-overload bench-reload
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +101,13 @@ lock: $(VENV)/.dev  ## write constraints.txt from the newest versions that pypro
 test-gpu: $(VENV)/.dev  ## the proof's tests on the GPUs and NPUs that are here; skipped without
 	$(BIN)/python -m pytest -q -rs -m gpu
 
+# ARGS="--quick" is a smoke test, ARGS="--help" lists the rest.
+bench: $(VENV)/.dev  ## the service beside its baselines (15 minutes; with ARGS=--quick, one)
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-peers: $(VENV)/.dev  ## the service beside other model servers, which it installs
+	@$(BIN)/python -m bench --peers $(ARGS)
+
 bench-engine: $(VENV)/.dev  ## the plan against the best configuration found by hand
 	$(BIN)/python -m bench.engine
 
@@ -114,4 +121,4 @@ image-test: ## build the serving image, run it hardened, and check it (docker or
 	$(PYTHON) tests/image/image_test.py
 
 clean:  ## remove environments and caches, not models
-	rm -rf $(VENV) $(APP_VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(APP_VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -7,13 +7,9 @@ Rounds alternate between the two, so that a machine that changes its speed chang
 
 import argparse
 import asyncio
-import itertools
 import json
 import statistics
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +22,7 @@ from app.planning import plan
 from app.settings import load_settings
 from bench.load import Sample, Target, closed_loop, post
 from bench.networks import depthwise_cnn, pictures, publish_network
+from bench.raw import rates
 from bench.server import RunningServer, serving
 
 CONNECTIONS: Final = 16
@@ -64,7 +61,8 @@ async def _measure(
             sample = await _load(server, seconds)
             ours.append(sample.good_per_s)
             rss = server.rss_mib("VmRSS")
-        for name, rate in raw_rates(model, seconds / 4):
+        found = rates(model, lambda rows: {"pixels": pictures(rows)}, _BATCHES, seconds / 4)
+        for name, rate in found.items():
             raw.setdefault(name, []).append(rate)
     with serving(root, provider="cpu", cache="off", plan=forced) as server:
         batch_8 = await _load(server, seconds)
@@ -102,39 +100,6 @@ def _force_batch(path: Path, rows: int) -> None:
     """The same plans with batches of so many rows."""
     plans = load_plans(path)
     save_plans(path, {k: p.model_copy(update={"max_rows": rows}) for k, p in plans.items()})
-
-
-def raw_rates(model: bytes, seconds: float) -> Iterator[tuple[str, float]]:
-    """Rows a second of every configuration that somebody might try by hand."""
-    cores = available_cores().count
-    shapes = [(t, cores // t) for t in range(1, cores + 1) if cores % t == 0]
-    for (threads, instances), rows in itertools.product(shapes, _BATCHES):
-        yield f"{threads}x{instances} b{rows}", _raw_rate(model, threads, instances, rows, seconds)
-
-
-def _raw_rate(model: bytes, threads: int, instances: int, rows: int, seconds: float) -> float:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    pixels = pictures(rows)
-    session.run(None, {"pixels": pixels})
-    counts = [0] * instances
-    ends_s = time.perf_counter() + seconds
-
-    def work(index: int) -> None:
-        while time.perf_counter() < ends_s:
-            session.run(None, {"pixels": pixels})
-            counts[index] += rows
-
-    threads_ = [threading.Thread(target=work, args=(index,)) for index in range(instances)]
-    started = time.perf_counter()
-    for thread in threads_:
-        thread.start()
-    for thread in threads_:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - started)
 
 
 def _table(rates: dict[str, float]) -> str:

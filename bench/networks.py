@@ -44,37 +44,32 @@ def depthwise_cnn(enlarge: int = 8, width: float = 1.0) -> bytes:
         enlarge: the network sees pictures of 28 × `enlarge` on each side; 8 gives 224.
         width: share of the channels.
     """
-    builder = _Builder(np.random.default_rng(0))
+    builder = Builder(np.random.default_rng(0))
     x = builder.node("Cast", "pixels", to=TensorProto.FLOAT)
     x = builder.node("Div", x, builder.constant(np.float32(255.0)))
     x = builder.node("Unsqueeze", x, builder.constant(np.array([1], dtype=np.int64)))
     scales = builder.constant(np.array([1, 1, enlarge, enlarge], dtype=np.float32))
     x = builder.node("Resize", x, "", scales, mode="nearest")
+    mobile_layers(builder, x, 1, width)
+    return builder.model("pixels", TensorProto.UINT8, (SIDE, SIDE))
+
+
+def mobile_layers(builder: "Builder", x: str, channels_in: int, width: float = 1.0) -> None:
+    """The layers of MobileNet v1, from FP32 [batch, channels, side, side] to `scores`."""
     channels = int(_STEM * width)
-    x = builder.conv(x, 1, channels, kernel=3, stride=2)
+    x = builder.conv(x, channels_in, channels, kernel=3, stride=2)
     for full, stride in _BLOCKS:
         wider = int(full * width)
         x = builder.conv(x, channels, channels, kernel=3, stride=stride, groups=channels)
         x = builder.conv(x, channels, wider, kernel=1)
         channels = wider
     x = builder.node("GlobalAveragePool", x)
-    x = builder.node("Flatten", x)
-    weight = builder.constant(builder.random(channels, CLASSES))
-    x = builder.node("MatMul", x, weight)
-    builder.node("Softmax", x, output="scores", axis=1)
-    graph = helper.make_graph(
-        builder.nodes,
-        "depthwise",
-        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", SIDE, SIDE])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", CLASSES])],
-        builder.constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    builder.classify(builder.node("Flatten", x), channels)
 
 
-class _Builder:
+class Builder:
+    """A graph under construction: each method adds nodes and gives the name of their output."""
+
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
         self.nodes: list[onnx.NodeProto] = []
@@ -110,6 +105,26 @@ class _Builder:
             group=groups,
         )
         return self.node("Relu", x)
+
+    def dense(self, x: str, width: int, out: int) -> str:
+        return self.node("MatMul", x, self.constant(self.random(width, out)))
+
+    def classify(self, x: str, width: int) -> None:
+        """The last layer: FP32 [batch, width] to the output `scores`."""
+        self.node("Softmax", self.dense(x, width, CLASSES), output="scores", axis=1)
+
+    def model(self, input_name: str, datatype: int, row: tuple[int, ...]) -> bytes:
+        """An ONNX file that takes [batch, *row] and gives `scores`, FP32 [batch, 10]."""
+        graph = helper.make_graph(
+            self.nodes,
+            "bench",
+            [helper.make_tensor_value_info(input_name, datatype, ["batch", *row])],
+            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", CLASSES])],
+            self.constants,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        onnx.checker.check_model(model)
+        return bytes(model.SerializeToString())
 
 
 def pictures(rows: int, seed: int = 1) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":

@@ -32,7 +32,8 @@ from app.engine.versions.registry import Registry
 from app.errors import Overloaded, UnsupportedMediaType
 from app.ops.metrics import Metrics, ModelMetrics
 
-_MAX_DECODING: Final = 64
+#: Their bytes are bounded elsewhere; this many pictures are some seconds of work.
+_MAX_DECODING: Final = 512
 
 
 class InferenceRoute:
