@@ -74,10 +74,11 @@ test: $(VENV)/.dev  ## set up and run all tests
 test-fast: $(VENV)/.dev  ## set up and run all tests but the slowest
 	$(BIN)/python -m pytest -q -m "not slow"
 
-# The rest was run by `make test` already, and knows nothing of torch and onnx.
+# What stands for the rest, which knows nothing of torch and onnx.
 test-app: $(APP_VENV)/.test  ## the service's tests through HTTP, without torch and onnx
 	$(APP_VENV)/bin/python -m pytest -q -m "not training and not slow" \
-		tests/api tests/bundle tests/test_cli.py
+		tests/bundle tests/test_cli.py \
+		$(addprefix tests/api/test_,predict.py v2.py rows.py binary_tensors.py admin.py)
 
 check: lint types test  ## format, lint, types and all tests
 

@@ -175,7 +175,7 @@ def test_large_bodies_are_for_worker_threads(
 
 def test_what_is_decompressed_counts_against_the_budget(repository: Path) -> None:
     async def scenario() -> None:
-        service = await started(repository, pending_body_bytes=3 * MIB)
+        service = await started(repository, pending_body_bytes=4 * MIB)
         try:
             replies: list[Reply] = []
             done = asyncio.Event()
@@ -185,7 +185,8 @@ def test_what_is_decompressed_counts_against_the_budget(repository: Path) -> Non
                 if len(replies) == 2:
                     done.set()
 
-            body = gzip.compress(GOOD + b" " * (2 * MIB))
+            # Several turns each, so that neither is done before both together are over it.
+            body = gzip.compress(GOOD + b" " * (7 * MIB // 2))
             for _ in range(2):
                 admitted(service, body).finish(body, reply)
             await done.wait()

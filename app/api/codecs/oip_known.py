@@ -143,8 +143,8 @@ class KnownRequests:
         if self._dtype not in _CODES or not 0 < math.prod(shape) <= _MOST_VALUES:
             return
         found = _DATA.search(text, 0, _MOST_BYTES)
-        # Elsewhere the word may be part of a string.
-        if found is None or text.count(b'"data"') > 1:
+        # Elsewhere the word may be part of a string; and it may be spelt with escapes.
+        if found is None or text.count(b'"data"') > 1 or b"\\" in text:
             return
         begins = found.end()
         ends = text.find(b"]", begins)
