@@ -1,6 +1,8 @@
 """Answers as bytes, and the one form of every failure: its body, and its line in the log."""
 
 import logging
+import time
+from collections import Counter
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -8,7 +10,10 @@ import orjson
 from starlette.types import Send
 
 from app.api.codecs import Content
-from app.errors import ModelportError
+from app.errors import ModelportError, Overloaded
+
+#: Between two lines about requests that one model refuses by overload.
+_QUIET_S: Final = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -106,12 +111,36 @@ def as_modelport_error(error: BaseException) -> ModelportError:
     return hidden
 
 
+class _Refusals:
+    """Counts what is refused by overload: a line for each would cost more than the refusal."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._quiet_until_s: dict[tuple[str, str], float] = {}
+
+    def line_is_due(self, route: str, model: str) -> int:
+        """How many there were since the last line; 0 for one that is only counted."""
+        key = (route, model)
+        self._counts[key] += 1
+        now_s = time.monotonic()
+        if now_s < self._quiet_until_s.get(key, 0.0):
+            return 0
+        self._quiet_until_s[key] = now_s + _QUIET_S
+        return self._counts.pop(key)
+
+
+_refusals: Final = _Refusals()
+
+
 def log_failure(error: ModelportError, request: str, route: str, model: str = "") -> None:
-    """One line a failure, without payload.
+    """One line a failure, without payload; of refusals by overload, one a second and model.
 
     What nobody foresaw comes with its traceback. The cause of a model's failure does not: the
     runtime's own message may quote input values.
     """
+    refused = _refusals.line_is_due(route, model) if isinstance(error, Overloaded) else 1
+    if not refused:
+        return
     level = logging.ERROR if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
     foreseen = type(error) is not ModelportError
     logger.log(
@@ -124,6 +153,7 @@ def log_failure(error: ModelportError, request: str, route: str, model: str = ""
             "status": error.status,
             "code": error.code,
             "error": str(error),
-        },
+        }
+        | ({"requests": refused} if refused > 1 else {}),
         exc_info=None if foreseen else error.__cause__,
     )
