@@ -24,7 +24,11 @@ logger = logging.getLogger(__name__)
 
 _OK: Final = 200
 #: After so long, others on the loop have their turn.
-_TURN_S: Final = 500e-6
+_TURN_S: Final = 2e-3
+#: Most requests that wait here: some ten milliseconds of work ...
+_MOST: Final = 256
+#: ... so that there is no need to watch time limits that are longer than this.
+_SHORT_LIMIT_S: Final = 0.25
 
 
 class Uniform(Protocol):
@@ -93,6 +97,8 @@ class Together:
     def __init__(self, entrance: Entrance) -> None:
         self._entrance = entrance
         self._groups: dict[tuple[int, int], _Group] = {}
+        self._count = 0
+        self._is_due = False
 
     def take(self, head: Head, body: bytes, reply: Callable[[Reply], None]) -> bool:
         """Take a request whose head was let in before; false where it has to go the usual way.
@@ -107,10 +113,13 @@ class Together:
             return False
         model = entry.loaded[entry.served]
         way = model.attached.get(head.wire)
-        if way is None or not model.runs_at_once:
+        rows_at_once = model.rows_at_once
+        if way is None or not rows_at_once or self._count >= _MOST:
+            return False
+        if (head.timeout_s or way.timeout_s) < _SHORT_LIMIT_S:
             return False
         known = way.codec.find(body, head.divided_at)
-        if known is None or known.has_time_limit:
+        if known is None or known.has_time_limit or known.shape[0] > rows_at_once:
             return False
         at = head.divided_at
         try:
@@ -123,27 +132,49 @@ class Together:
         key = (id(model), id(known))
         group = groups.get(key)
         if group is None:
-            if not groups:
-                self._entrance.loop.call_soon(self.run)
             group = groups[key] = _Group(model, way, known)
+            self._plan_turn()
         decode_s = time.perf_counter() - started_s
         group.requests.append(_Request(head, body, numbers, reply, started_s, decode_s))
+        self._count += 1
         return True
 
-    def run(self) -> None:
-        """Run what there is, without waiting for more."""
-        if not self._groups:
-            return
+    def _plan_turn(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._entrance.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Groups by turns; what there is no time for comes first in the next turn."""
+        self._is_due = False
         ends_s = time.perf_counter() + _TURN_S
+        groups = self._groups
+        while groups:
+            key = next(iter(groups))
+            group = groups.pop(key)
+            self._run_next(group)
+            if group.requests:
+                groups[key] = group
+            if time.perf_counter() >= ends_s:
+                break
+        if groups:
+            self._plan_turn()
+
+    def run(self) -> None:
+        """Run all that there is, without waiting for more."""
         groups, self._groups = self._groups, {}
         for group in groups.values():
-            rows = group.known.shape[0]
-            at_once = max(1, group.model.plan.max_rows // rows)
-            requests = group.requests
-            for start in range(0, len(requests), at_once):
-                some = requests[start : start + at_once]
-                if time.perf_counter() > ends_s or not self._answered(group, some):
-                    self._send_the_usual_way(some)
+            while group.requests:
+                self._run_next(group)
+
+    def _run_next(self, group: _Group) -> None:
+        """As many requests of a group as a run takes."""
+        at_once = max(1, group.model.rows_at_once // group.known.shape[0])
+        some = group.requests[:at_once]
+        del group.requests[:at_once]
+        self._count -= len(some)
+        if not self._answered(group, some):
+            self._send_the_usual_way(some)
 
     def _answered(self, group: _Group, requests: Sequence[_Request]) -> bool:
         try:
@@ -196,8 +227,11 @@ class Together:
 
     def _send_the_usual_way(self, requests: Sequence[_Request]) -> None:
         for one in requests:
-            admitted = self._entrance.enter(one.head, len(one.body))
-            if isinstance(admitted, Reply):
-                one.reply(admitted)
-            else:
-                admitted.finish(one.body, one.reply)
+            try:
+                admitted = self._entrance.enter(one.head, len(one.body))
+                if isinstance(admitted, Reply):
+                    one.reply(admitted)
+                else:
+                    admitted.finish(one.body, one.reply)
+            except Exception:  # The others are answered all the same.
+                logger.exception("an answer cannot be sent")

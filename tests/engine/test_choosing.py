@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from app.bundle.manifest import NumericClass
 from app.engine.proof.calibration import Calibration, batch_sizes
 from app.engine.proof.choosing import (
+    INLINE_BATCH_BELOW_MS,
     INLINE_BELOW_MS,
+    INLINE_ROW_BELOW_MS,
     Configuration,
     configuration,
     fastest_first,
@@ -185,13 +187,15 @@ def test_unmeasured_all_cores_run_the_largest_batches() -> None:
     [
         ({1: 0.01, 2: 0.02, 4: 0.04}, 4),
         ({1: 0.05, 2: 0.099, 4: 0.2}, 2),
+        ({1: 0.05, 2: 0.099, 4: 0.19}, 4),
         ({1: 0.1, 2: 0.2, 4: 0.4}, 0),
+        ({1: 0.04, 16: 0.7, 32: 1.1}, 16),
     ],
 )
 def test_runs_that_cost_less_than_a_thread_are_inline(run_ms: dict[int, float], rows: int) -> None:
     costs = [cost(size, ms) for size, ms in run_ms.items()]
 
-    assert inline_rows(costs, Configuration(1, 1, 4, 1.0)) == rows
+    assert inline_rows(costs, Configuration(1, 1, 32, 1.0)) == rows
 
 
 def test_only_batches_that_are_made_are_inline() -> None:
@@ -218,7 +222,10 @@ def test_whatever_is_inline_is_cheap(table: tuple[tuple[Cost, ...], int, int]) -
 
     shape = (found.intra_op_threads, found.instances)
     inline = [c for c in cheap if c.shape == shape and c.rows <= limit]
-    assert all(c.run_ms < INLINE_BELOW_MS for c in inline)
+    assert all(
+        c.run_ms < max(INLINE_BELOW_MS, min(c.rows * INLINE_ROW_BELOW_MS, INLINE_BATCH_BELOW_MS))
+        for c in inline
+    )
 
 
 # The candidate

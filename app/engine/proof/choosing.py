@@ -12,6 +12,10 @@ from app.engine.providers.candidates import DeviceKind
 
 #: About what handing a run to a thread and its result back costs.
 INLINE_BELOW_MS: Final = 0.1
+#: The same for each of many requests that run together ...
+INLINE_ROW_BELOW_MS: Final = 0.05
+#: ... as long as the event loop is not held for longer.
+INLINE_BATCH_BELOW_MS: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,18 @@ def configuration(
 
 
 def inline_rows(costs: Iterable[Cost], chosen: Configuration) -> int:
-    """Largest batch whose run is cheaper than handing it to a thread; 0 for none."""
+    """Largest batch that is run for less than threads cost its requests; 0 for none."""
     shape = (chosen.intra_op_threads, chosen.instances)
     own = sorted((c for c in costs if c.shape == shape and c.rows <= chosen.rows), key=_rows)
-    cheap = list(takewhile(lambda cost: cost.run_ms < INLINE_BELOW_MS, own))
+    cheap = list(takewhile(_is_cheap, own))
     return cheap[-1].rows if cheap and chosen.intra_op_threads == 1 else 0
+
+
+def _is_cheap(cost: Cost) -> bool:
+    if cost.run_ms < INLINE_BELOW_MS:
+        return True
+    row_ms = cost.run_ms / cost.rows
+    return row_ms < INLINE_ROW_BELOW_MS and cost.run_ms < INLINE_BATCH_BELOW_MS
 
 
 def _rows(cost: Cost) -> int:

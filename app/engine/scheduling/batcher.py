@@ -146,15 +146,14 @@ class Batcher:
         return entry
 
     @property
-    def runs_at_once(self) -> bool:
-        """Whether any run here and now would be neither long nor out of turn."""
-        return bool(
-            self._always_inline
-            and self._inline.rows
-            and not self._waiting.count
-            and not self._closing
-            and self._loop.time() >= self._breaker.open_until_s
-        )
+    def rows_at_once(self) -> int:
+        """Most rows of several requests in a run that is short enough for the event loop; 0 where
+        there is none, or not now."""
+        if not self._join_requests or self._closing:
+            return 0
+        if self._loop.time() < self._breaker.open_until_s:
+            return 0
+        return self._inline.rows
 
     def run_at_once(
         self, inputs: Tensors, rows: int, arrived_s: Sequence[float]
@@ -167,8 +166,10 @@ class Batcher:
             their outputs; None where the run has to wait, or failed: then each is to be submitted,
             which finds out whose fault it was.
         """
-        if not self.runs_at_once:
+        if rows > self.rows_at_once:
             return None
+        if self._waiting.count and not self._runs_inline():
+            return None  # threads are behind with what came before
         started_s = time.perf_counter()
         try:
             outputs = self._run(inputs)

@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 #: After so many runs, or so long, others on the loop have their turn.
 _RUNS_A_TURN: Final = 4
-_TURN_S: Final = 500e-6
+_TURN_S: Final = 2e-3
 #: A model whose runs take longer than this belongs on a thread.
 _LONGEST_S: Final = 2e-3
 _SMOOTHING: Final = 0.2
