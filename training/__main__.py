@@ -103,11 +103,11 @@ def _list() -> int:
     from training.runs import RUNS  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "task", "description", "settings of its own"):
+    for column in ("name", "description", "settings of its own"):
         table.add_column(column)
     for run in RUNS:
         own = "\n".join(f"{name}={value}" for name, value in run.config.own().items())
-        table.add_row(run.name, run.task, run.description, own)
+        table.add_row(run.name, run.description, own)
     Console().print(table)
     return 0
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from app.bundle.manifest import Manifest
 from app.bundle.signature import CategoryField, ImageField, InputField, NumberField
 from training.data.dataset import Dataset
+from training.tasks import Classification, MultiLabel, Regression
 
 
 def model_card(manifest: Manifest, dataset: Dataset) -> str:
@@ -16,7 +17,7 @@ def model_card(manifest: Manifest, dataset: Dataset) -> str:
 def _lines(manifest: Manifest, dataset: Dataset) -> Iterator[str]:
     yield f"# {manifest.name}, version {manifest.version}"
     yield ""
-    yield f"{manifest.description}. Task: {manifest.task}. Made {manifest.created_at:%Y-%m-%d}."
+    yield f"{manifest.description}. Task: {dataset.task.kind}. Made {manifest.created_at:%Y-%m-%d}."
     yield ""
     yield "## Interface"
     yield ""
@@ -25,7 +26,7 @@ def _lines(manifest: Manifest, dataset: Dataset) -> Iterator[str]:
         [(f.name, f.kind, accepts(f), "yes" if f.nullable else "no") for f in _fields(manifest)],
     )
     yield ""
-    yield f"Answers with one of: {', '.join(dataset.labels)}; and a score for each."
+    yield _answers(dataset)
     yield ""
     yield "```sh"
     yield f"curl localhost:8000/models/{manifest.name}/predict \\"
@@ -48,11 +49,21 @@ def _lines(manifest: Manifest, dataset: Dataset) -> Iterator[str]:
     yield "## Data"
     yield ""
     yield f"{dataset.source}; {len(dataset.targets):,} rows. The model knows these rows and no"
-    yield "other kind: it gives one of its labels to anything that it is sent."
+    yield "other kind: it answers anything that it is sent."
     yield ""
     yield "## Provenance"
     yield ""
     yield from _provenance(manifest)
+
+
+def _answers(dataset: Dataset) -> str:
+    match dataset.task:
+        case Classification(labels):
+            return f"Answers with one of: {', '.join(labels)}; and a score for each."
+        case MultiLabel(labels):
+            return f"Answers with a score, 0–1, for each of: {', '.join(labels)}."
+        case Regression(unit, description):
+            return f"Answers with a number: {description}{f', in {unit}' if unit else ''}."
 
 
 def _fields(manifest: Manifest) -> Sequence[InputField]:

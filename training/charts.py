@@ -21,6 +21,8 @@ from training.validate import Evaluation
 INK = "#010203"
 FAINT = "#040506"
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04")
+#: Of a scatter plot, so that a report stays small.
+POINTS = 2000
 _VARIABLES = {
     INK: "currentColor",
     FAINT: "var(--line)",
@@ -49,27 +51,28 @@ _STYLE: dict[Any, Any] = {
 
 
 def learning_curves(selection: Selection) -> Markup:
-    """Loss and accuracy by epoch; dashed is the training split, a dot the weights kept."""
+    """Loss and metric by epoch; dashed is the training split, a dot the weights kept."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.2, 3.1), layout="constrained")
-        losses, accuracies = figure.subplots(1, 2)
+        losses, metrics = figure.subplots(1, 2)
         for color, one in zip(SERIES * len(selection.trained), selection.trained, strict=False):
             epochs = one.history.epochs
             numbers = np.arange(1, len(epochs) + 1)
             loss = [epoch.validation_loss for epoch in epochs]
-            accuracy = [epoch.validation_accuracy for epoch in epochs]
+            metric = [epoch.validation_metric for epoch in epochs]
             losses.plot(numbers, loss, color=color, label=one.candidate.name)
             losses.plot(
                 numbers, [e.train_loss for e in epochs], color=color, linestyle="--", alpha=0.55
             )
-            accuracies.plot(numbers, accuracy, color=color, label=one.candidate.name)
+            metrics.plot(numbers, metric, color=color, label=one.candidate.name)
             best = one.history.best_epoch
             losses.plot(best, loss[best - 1], "o", color=color)
-            accuracies.plot(best, accuracy[best - 1], "o", color=color)
-        losses.set(title="Loss (nats, log scale)", xlabel="epoch", yscale="log")
-        accuracies.set(title="Validation accuracy", xlabel="epoch")
-        accuracies.legend(loc="lower right")
-        for axes in (losses, accuracies):
+            metrics.plot(best, metric[best - 1], "o", color=color)
+        name = selection.chosen.predictor.head.metric
+        losses.set(title="Loss (log scale)", xlabel="epoch", yscale="log")
+        metrics.set(title=f"Validation {name}", xlabel="epoch")
+        metrics.legend(loc="best")
+        for axes in (losses, metrics):
             _plain(axes)
         return _svg(figure)
 
@@ -86,6 +89,23 @@ def reliability_diagram(evaluation: Evaluation) -> Markup:
             axes.text(middle, 0.02, str(part.rows), ha="center", fontsize=8)
         axes.set(xlabel="highest score", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
         _plain(axes)
+        return _svg(figure)
+
+
+def predicted_against_true(values: Array, targets: Array) -> Markup:
+    """Answers over truths, and how the difference is spread; at most `POINTS` rows of it."""
+    shown = np.linspace(0, len(values) - 1, min(POINTS, len(values))).astype(np.int64)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+        points, spread = figure.subplots(1, 2)
+        ends = [float(targets.min()), float(targets.max())]
+        points.plot(ends, ends, color=INK, linestyle=":", linewidth=1.2)
+        points.scatter(targets[shown], values[shown], s=6, color=SERIES[0], alpha=0.5)
+        points.set(title="Test rows", xlabel="true", ylabel="predicted")
+        spread.hist(values - targets, bins=50, color=SERIES[0], alpha=0.75)
+        spread.set(title="Predicted minus true", xlabel="difference", ylabel="rows")
+        for axes in (points, spread):
+            _plain(axes)
         return _svg(figure)
 
 

@@ -2,12 +2,50 @@
 
 import difflib
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from training.errors import UsageError
+
+_BAR: Final = re.compile(r"(?P<metric>[a-z0-9_]+)\s*(?P<sign>[<>]=)\s*(?P<bound>[-+.0-9eE]+)")
+
+
+class Bar(BaseModel):
+    """What a test metric must reach, written `accuracy>=0.97` or `rmse<=12`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    metric: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        found = _BAR.fullmatch(given.strip())
+        if found is None:
+            raise ValueError(f"{given!r} is not like accuracy>=0.9 or rmse<=12")
+        side = "minimum" if found["sign"] == ">=" else "maximum"
+        return {"metric": found["metric"], side: found["bound"]}
+
+    @model_serializer
+    def __str__(self) -> str:
+        if self.minimum is not None:
+            return f"{self.metric}>={self.minimum:g}"
+        return f"{self.metric}<={self.maximum:g}"
 
 
 class RunConfig(BaseModel):
@@ -52,8 +90,10 @@ class RunConfig(BaseModel):
     test_share: float = Field(
         default=0.2, ge=0.05, le=0.4, description="share of the rows kept for the gates"
     )
-    gate_accuracy: float = Field(
-        default=0.9, ge=0, le=1, description="test accuracy below which nothing is published"
+    gates: tuple[Bar, ...] = Field(
+        default=(),
+        description="bars of test metrics, such as accuracy>=0.9,log_loss<=0.3; below, nothing is "
+        "published",
     )
     max_rows: int = Field(
         default=64, ge=1, le=4096, description="largest batch that is proved, in rows"
@@ -61,6 +101,13 @@ class RunConfig(BaseModel):
     golden_rows: int = Field(
         default=20, ge=4, le=64, description="held-out rows recorded as golden, in rows"
     )
+
+    @field_validator("gates", mode="before")
+    @classmethod
+    def _several_in_a_line(cls, given: object) -> object:
+        if isinstance(given, str):
+            return [part for part in given.split(",") if part.strip()]
+        return given
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
@@ -91,10 +138,10 @@ class RunConfig(BaseModel):
                 f"setting {name}={overrides.get(name)}: {_lower_first(first['msg'])}"
             ) from None
 
-    def own(self) -> dict[str, object]:
-        """The settings that differ from the defaults."""
-        usual = type(self)().model_dump()
-        return {name: value for name, value in self.model_dump().items() if value != usual[name]}
+    def own(self) -> dict[str, str]:
+        """The settings that differ from the defaults, as `--set` takes them."""
+        usual, own = type(self)().model_dump(), self.model_dump()
+        return {name: _as_text(value) for name, value in own.items() if value != usual[name]}
 
     def sha256(self) -> str:
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
@@ -115,6 +162,10 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--set {key} is given twice")
         overrides[key] = value
     return overrides
+
+
+def _as_text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _lower_first(text: str) -> str:

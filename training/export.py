@@ -1,4 +1,4 @@
-"""From a trained classifier to one ONNX graph that takes raw features and gives labels.
+"""From a trained predictor to one ONNX graph that takes raw features and gives labels.
 
 torch exports the arithmetic; strings on either side of it are look-ups that torch has no word
 for, written by hand and merged with it. The result holds nothing of the machine it was made on.
@@ -14,14 +14,11 @@ import torch
 from onnx import TensorProto, checker, compose, helper
 
 from app.bundle.manifest import Graph
-from app.bundle.signature import TensorSpec
 from app.bundle.tensors import Tensors
-from training.models import Classifier
+from training.models import Predictor
 from training.preprocess import UNKNOWN, Lookup
+from training.tasks import BATCH, LABEL, SCORES, Classification
 
-BATCH = "batch"
-LABEL = "label"
-SCORES = "scores"
 PRODUCER = "modelport"
 CLASSICAL = "ai.onnx.ml"
 #: The first version of the operator set whose LabelEncoder is the present one.
@@ -30,41 +27,43 @@ CLASSICAL_OPSET = 4
 EXAMPLE_ROWS = 3
 
 
-def export(classifier: Classifier, example: Tensors) -> onnx.ModelProto:
-    """Build the graph: look-ups, preprocessing, network, softmax, label.
+def export(predictor: Predictor, example: Tensors) -> onnx.ModelProto:
+    """Build the graph: look-ups, preprocessing, network, head, label.
 
     Args:
         example: at least `EXAMPLE_ROWS` rows of the graph's inputs.
     Returns:
-        A checked model with inputs as in `example` and outputs `label` (string [batch]) and
-        `scores` (float32 [batch, classes]).
+        A checked model with inputs as in `example` and the outputs of the task.
     """
-    model = export_network(classifier, example)
-    lookup = classifier.preprocess.lookup
+    model = export_network(predictor, example)
+    lookup = predictor.preprocess.lookup
     if lookup is not None:
         part = lookup_part(lookup, model)
         model = compose.merge_models(part, model, io_map=[(lookup.ids, lookup.ids)])
-    naming = label_part(classifier.labels, model)
-    model = compose.merge_models(model, naming, io_map=[(SCORES, SCORES)], outputs=[SCORES, LABEL])
+    task = predictor.task
+    if isinstance(task, Classification):
+        naming = label_part(task.labels, model)
+        io_map = [(SCORES, SCORES)]
+        model = compose.merge_models(model, naming, io_map=io_map, outputs=[SCORES, LABEL])
     order = [name for name in example if name in {i.name for i in model.graph.input}]
     _order_by_name(model.graph.input, order)
-    _order_by_name(model.graph.output, [LABEL, SCORES])
+    _order_by_name(model.graph.output, [spec.name for spec in task.specs()])
     clean(model)
     checker.check_model(model, full_check=True)
     return model
 
 
-def export_network(classifier: Classifier, example: Tensors) -> onnx.ModelProto:
-    """The torch part: preprocessing, network and softmax, with a free batch dimension."""
+def export_network(predictor: Predictor, example: Tensors) -> onnx.ModelProto:
+    """The torch part: preprocessing, network and head, with a free batch dimension."""
     rows = {name: array[:EXAMPLE_ROWS] for name, array in example.items()}
-    features = classifier.eval().preprocess.features(rows)
+    features = predictor.eval().preprocess.features(rows)
     batch = torch.export.Dim(BATCH)
     with _known_warnings_silenced():
         program = torch.onnx.export(
-            classifier,
+            predictor,
             features,
-            input_names=list(classifier.preprocess.names),
-            output_names=[SCORES],
+            input_names=list(predictor.preprocess.names),
+            output_names=[predictor.task.answer],
             dynamic_shapes=(tuple({0: batch} for _ in features),),
             dynamo=True,
             external_data=False,
@@ -211,17 +210,4 @@ def describe_graph(model: onnx.ModelProto) -> Graph:
         ir_version=model.ir_version,
         domains=tuple(sorted({node.domain for node in model.graph.node})),
         node_count=len(model.graph.node),
-    )
-
-
-def output_specs(classes: int) -> tuple[TensorSpec, ...]:
-    """The graph's outputs, in order."""
-    return (
-        TensorSpec(name=LABEL, datatype="BYTES", shape=(BATCH,), description="the chosen class"),
-        TensorSpec(
-            name=SCORES,
-            datatype="FP32",
-            shape=(BATCH, classes),
-            description="a score for each class; they sum to 1",
-        ),
     )

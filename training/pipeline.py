@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.bundle.manifest import Gate, Manifest
+from app.bundle.manifest import Manifest
 from app.bundle.store import Bundle
 from app.bundle.tensors import Array, Tensors
 from training import runtime
@@ -12,7 +12,7 @@ from training.config import RunConfig
 from training.data.dataset import Dataset, Rows
 from training.data.split import Split, split_dataset
 from training.export import describe_graph, export
-from training.models import Classifier
+from training.models import Predictor
 from training.progress import Progress
 from training.proof import Proof, golden_bytes, prove, prove_files
 from training.provenance import provenance_of
@@ -21,7 +21,7 @@ from training.report import Findings, write_papers
 from training.runs import Run, find_run
 from training.select import Selection, choose, train_candidates
 from training.train import make_repeatable
-from training.validate import Evaluation, check_gates, evaluate
+from training.validate import Evaluation, check_gates, evaluate, gates_of
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Outcome:
     bundle: Bundle
 
     @property
-    def classifier(self) -> Classifier:
-        """The chosen module: from the graph's inputs (strings looked up) to scores."""
-        return self.selection.chosen.classifier
+    def predictor(self) -> Predictor:
+        """The chosen module: from the graph's inputs (strings looked up) to the answer."""
+        return self.selection.chosen.predictor
 
     @property
     def manifest(self) -> Manifest:
@@ -48,12 +48,12 @@ class Outcome:
 
     @property
     def test(self) -> Rows:
-        """The held-out rows; `.instances` are what a client sends, `.expected` the labels."""
+        """The held-out rows; `.instances` are what a client sends, `.expected` the truth."""
         return self.split.test
 
     def reference(self, inputs: Tensors) -> dict[str, Array]:
-        """What PyTorch answers to the graph's inputs: `label` str [rows], `scores` [rows, n]."""
-        return self.classifier.reference(inputs)
+        """What PyTorch answers to the graph's inputs, as the graph's outputs."""
+        return self.predictor.reference(inputs)
 
 
 def held_out(name: str, overrides: Mapping[str, object] | None = None) -> Rows:
@@ -95,28 +95,29 @@ def travel(run: Run, config: RunConfig, models: Path, progress: Progress) -> Out
     dataset = run.collect()
     split = split_dataset(dataset, config)
     progress.note(
-        f"{len(dataset.targets):,} rows of {len(dataset.labels)} classes: "
+        f"{len(dataset.targets):,} rows, {dataset.task.kind}: "
         f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
     )
 
     progress.stage("Train the candidates")
     preprocess = run.fit_preprocess(split.train.inputs)
-    selection = choose(train_candidates(run.candidates, preprocess, split, config, progress))
+    trained = train_candidates(run.candidates, preprocess, split, config, progress)
+    selection = choose(trained, dataset.task)
     chosen = selection.chosen
     progress.note(f"chosen: {chosen.candidate.name} ({selection.reason})")
 
     progress.stage("Measure it on the test rows and check the gates")
-    test = evaluate(chosen.classifier, split.test)
+    test = evaluate(chosen.predictor.answers(split.test.inputs), split.test)
     evaluations = {"validation": chosen.validation, "test": test}
-    gates = gates_of(config, test)
+    gates = tuple(gates_of(config.gates, test))
     check_gates(gates)
 
     progress.stage("Export to ONNX and prove it against PyTorch")
-    graph = export(chosen.classifier, split.test.inputs)
+    graph = export(chosen.predictor, split.test.inputs)
     model = graph.SerializeToString(deterministic=True)
-    proof = prove(runtime.open_run(model), chosen.classifier, split.test, config)
+    proof = prove(runtime.open_run(model), chosen.predictor, split.test, config)
     progress.note(
-        f"largest difference of a score {proof.max_abs_error:.2g} at batches of "
+        f"largest difference of an answer {proof.max_abs_error:.2g} at batches of "
         f"{', '.join(str(size) for size in proof.checked_rows)} rows; rows are independent"
     )
 
@@ -130,16 +131,10 @@ def travel(run: Run, config: RunConfig, models: Path, progress: Progress) -> Out
         gates=gates,
         proof=proof,
         graph=describe_graph(graph),
-        provenance=provenance_of(run.name, dataset, config, chosen.classifier),
+        provenance=provenance_of(run.name, dataset, config, chosen.predictor),
     )
     golden = golden_bytes(proof)
     prove_files(model, golden, manifest)
     findings = Findings(dataset, split, selection, test, proof)
     bundle = publish_bundle(models, manifest, model, golden, lambda m: write_papers(m, findings))
     return Outcome(run, config, dataset, split, selection, evaluations, proof, bundle)
-
-
-def gates_of(config: RunConfig, test: Evaluation) -> tuple[Gate, ...]:
-    """The bars that this run sets, with the values that meet them or do not."""
-    accuracy = test.metrics["accuracy"]
-    return (Gate(metric="accuracy", split="test", minimum=config.gate_accuracy, value=accuracy),)

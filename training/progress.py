@@ -21,12 +21,12 @@ class Progress:
         """Something worth knowing happened in this stage."""
 
     @contextmanager
-    def training(self, candidate: str, epochs: int) -> Iterator[None]:  # noqa: ARG002
-        """A candidate is trained inside."""
+    def training(self, candidate: str, epochs: int, metric: str) -> Iterator[None]:  # noqa: ARG002
+        """A candidate is trained inside; `metric` is what `epoch` tells of."""
         yield
 
-    def epoch(self, epoch: int, train_loss: float, validation_loss: float, accuracy: float) -> None:
-        """An epoch (from 1) ended; the accuracy is of the validation split, 0–1."""
+    def epoch(self, epoch: int, train_loss: float, validation_loss: float, metric: float) -> None:
+        """An epoch (from 1) ended; the metric is of the validation split."""
 
 
 class LineProgress(Progress):
@@ -34,7 +34,7 @@ class LineProgress(Progress):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._candidate = ""
+        self._candidate = self._metric = ""
         self._epochs_per_line = 1
         self._stages = 0
 
@@ -46,17 +46,21 @@ class LineProgress(Progress):
         self.console.print(f"   {text}", highlight=False, soft_wrap=True)
 
     @contextmanager
-    def training(self, candidate: str, epochs: int) -> Iterator[None]:
-        self._candidate = candidate
+    def training(self, candidate: str, epochs: int, metric: str) -> Iterator[None]:
+        self._candidate, self._metric = candidate, metric
         self._epochs_per_line = max(1, epochs // LINES_PER_CANDIDATE)
         yield
 
-    def epoch(self, epoch: int, train_loss: float, validation_loss: float, accuracy: float) -> None:
+    def epoch(self, epoch: int, train_loss: float, validation_loss: float, metric: float) -> None:
         if epoch == 1 or epoch % self._epochs_per_line == 0:
             self.note(
                 f"{self._candidate}: epoch {epoch}, "
-                + _losses(train_loss, validation_loss, accuracy)
+                + self._losses(train_loss, validation_loss, metric)
             )
+
+    def _losses(self, train_loss: float, validation_loss: float, metric: float) -> str:
+        losses = f"loss {train_loss:.3f}, validation {validation_loss:.3f}"
+        return f"{losses}, {self._metric} {metric:.4g}"
 
 
 class BarProgress(LineProgress):
@@ -65,7 +69,8 @@ class BarProgress(LineProgress):
     _bars: Bars
 
     @contextmanager
-    def training(self, candidate: str, epochs: int) -> Iterator[None]:
+    def training(self, candidate: str, epochs: int, metric: str) -> Iterator[None]:
+        self._metric = metric
         self._bars = Bars(
             TextColumn("   {task.description:<8}"),
             BarColumn(bar_width=8),
@@ -79,13 +84,9 @@ class BarProgress(LineProgress):
             self._task = self._bars.add_task(candidate, total=epochs, losses="")
             yield
 
-    def epoch(self, epoch: int, train_loss: float, validation_loss: float, accuracy: float) -> None:
-        losses = _losses(train_loss, validation_loss, accuracy)
+    def epoch(self, epoch: int, train_loss: float, validation_loss: float, metric: float) -> None:
+        losses = self._losses(train_loss, validation_loss, metric)
         self._bars.update(self._task, completed=epoch, losses=losses)
-
-
-def _losses(train_loss: float, validation_loss: float, accuracy: float) -> str:
-    return f"loss {train_loss:.3f}, validation {validation_loss:.3f}, accuracy {accuracy:.3f}"
 
 
 def progress_on(console: Console) -> Progress:

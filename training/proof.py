@@ -25,10 +25,10 @@ from training import runtime
 from training.config import RunConfig
 from training.data.dataset import Rows
 from training.errors import ProofFailed
-from training.export import LABEL, SCORES
-from training.models import Classifier
+from training.models import Predictor
+from training.tasks import LABEL, Classification, MultiLabel, Regression, Task
 
-#: Above this |difference| from PyTorch a score is wrong, not rounded.
+#: Above this |difference| from PyTorch, in units of the answer's scale, it is wrong, not rounded.
 PARITY_LIMIT = 1e-4
 #: What is recorded is at least this, and at least `MARGIN` times what was observed.
 FP32_FLOOR = Tolerance(atol=1e-5, rtol=1e-4)
@@ -57,75 +57,110 @@ class Proof:
     max_abs_error: float
 
 
-def prove(run: Run, classifier: Classifier, test: Rows, config: RunConfig) -> Proof:
+def prove(run: Run, predictor: Predictor, test: Rows, config: RunConfig) -> Proof:
     """Compare the graph with PyTorch, prove its rows independent, and choose the golden rows.
 
     Raises:
         ProofFailed: what differs, at which batch size, and by how much.
     """
-    golden = choose_golden(classifier, test, config.golden_rows)
+    answer = predictor.task.answer
+    scale = scale_of(test)
+    golden = choose_golden(predictor, test, config.golden_rows)
     pool = {k: np.concatenate([golden.inputs[k], test.inputs[k]]) for k in golden.inputs}
     sizes = tuple(sorted({1, 2, 7, config.max_rows}))
-    error = max(parity_error(run, classifier, pool, size) for size in sizes)
-    atol = max(FP32_FLOOR.atol, MARGIN * error)
-    fp32 = {SCORES: Tolerance(atol=atol, rtol=FP32_FLOOR.rtol)}
+    error = max(parity_error(run, predictor, pool, size, scale) for size in sizes)
+    floor = scaled(FP32_FLOOR, scale)
+    fp32 = floor.model_copy(update={"atol": max(floor.atol, MARGIN * error)})
     mates = take_rows(pool, np.arange(config.max_rows) % row_count(pool))
-    dependence = row_dependence(run, mates, {SCORES: FP32_FLOOR})
+    dependence = row_dependence(run, mates, {answer: floor})
     if dependence:
         raise ProofFailed(f"rows are not independent: {dependence}; nothing was published")
-    return Proof(golden, {"fp32": fp32, "reduced": {SCORES: REDUCED}}, sizes, error)
+    tolerances: dict[NumericClass, dict[str, Tolerance]] = {
+        "fp32": {answer: fp32},
+        "reduced": {answer: scaled(REDUCED, scale)},
+    }
+    return Proof(golden, tolerances, sizes, error)
 
 
-def parity_error(run: Run, classifier: Classifier, pool: Tensors, size: int) -> float:
-    """Largest |difference| of a score over all rows of the pool, in batches of `size`.
+def scale_of(rows: Rows) -> float:
+    """In what units an answer is off: 1 for scores, the targets' deviation for values."""
+    if isinstance(rows.task, Regression):
+        return float(rows.targets.std()) or 1.0
+    return 1.0
 
+
+def scaled(tolerance: Tolerance, scale: float) -> Tolerance:
+    return tolerance.model_copy(update={"atol": tolerance.atol * scale})
+
+
+def parity_error(
+    run: Run, predictor: Predictor, pool: Tensors, size: int, scale: float = 1.0
+) -> float:
+    """Largest |difference| of an answer over all rows of the pool, in batches of `size`.
+
+    Args:
+        scale: the unit of `PARITY_LIMIT`.
     Raises:
-        ProofFailed: a score is off by more than `PARITY_LIMIT`, a shape or a label differs.
+        ProofFailed: an answer is off by more than the limit, a shape or a label differs.
     """
+    answer = predictor.task.answer
     rows = row_count(pool)
     worst = 0.0
     for start in range(0, rows, size):
         batch = take_rows(pool, np.arange(start, start + size) % rows)
-        want = classifier.reference(batch)
+        want = predictor.reference(batch)
         try:
             got = run(batch)
         except Exception as error:
             raise ProofFailed(f"parity failed at batch {size}: {error}") from error
-        problem = _difference(want, got)
+        problem = _difference(want, got, predictor.task, PARITY_LIMIT * scale)
         if problem:
             raise ProofFailed(f"parity failed at batch {size}: {problem}; nothing was published")
-        worst = max(worst, max_abs_error(want[SCORES], got[SCORES]))
+        worst = max(worst, max_abs_error(want[answer], got[answer]))
     return worst
 
 
-def _difference(want: Tensors, got: Mapping[str, Array]) -> str | None:
+def _difference(want: Tensors, got: Mapping[str, Array], task: Task, limit: float) -> str | None:
     for name, array in want.items():
         if name not in got or got[name].shape != array.shape:
             shape = got[name].shape if name in got else "nothing"
             return f"output {name!r} has shape {shape} instead of {array.shape}"
-    error = max_abs_error(want[SCORES], got[SCORES])
-    if not error <= PARITY_LIMIT:
-        return f"scores differ from PyTorch by {error:.3g}, more than {PARITY_LIMIT:g}"
-    best_two = np.sort(want[SCORES], axis=1)[:, -2:]
-    clear = best_two[:, 1] - best_two[:, 0] > PARITY_LIMIT
+    answer = task.answer
+    error = max_abs_error(want[answer], got[answer])
+    if not error <= limit:
+        return f"{answer} differ from PyTorch by {error:.3g}, more than {limit:g}"
+    if not isinstance(task, Classification):
+        return None
+    best_two = np.sort(want[answer], axis=1)[:, -2:]
+    clear = best_two[:, 1] - best_two[:, 0] > limit
     wrong = int(((want[LABEL] != got[LABEL]) & clear).sum())
     return f"{wrong} labels differ from PyTorch's" if wrong else None
 
 
-def choose_golden(classifier: Classifier, test: Rows, rows: int) -> Golden:
-    """Held-out rows of every class in turn, then made-up gaps where a field allows them."""
-    chosen = take_rows(test.inputs, spread_over_classes(test, rows))
+def choose_golden(predictor: Predictor, test: Rows, rows: int) -> Golden:
+    """Held-out rows of every kind, then made-up gaps where a field allows them."""
+    chosen = take_rows(test.inputs, spread_over_targets(test, rows))
     gaps = gap_rows(chosen, test.fields)
     inputs = {name: np.concatenate([chosen[name], gaps[name]]) for name in chosen}
-    return Golden(inputs, classifier.reference(inputs), raw_examples(test))
+    return Golden(inputs, predictor.reference(inputs), raw_examples(test))
 
 
-def spread_over_classes(rows: Rows, count: int) -> Array:
-    """Row numbers, int64 [at most count]: the first of each class, the second of each, …"""
-    order = [np.flatnonzero(rows.targets == index) for index in range(len(rows.labels))]
+def spread_over_targets(rows: Rows, count: int) -> Array:
+    """Row numbers, int64 [at most count]: the first of each class, the second of each, …; where
+    the answer is a number, from the lowest target to the highest."""
+    match rows.task:
+        case Classification(labels):
+            order = [np.flatnonzero(rows.targets == index) for index in range(len(labels))]
+        case MultiLabel(labels):
+            order = [np.flatnonzero(rows.targets[:, index]) for index in range(len(labels))]
+            order.append(np.flatnonzero(rows.targets.sum(axis=1) == 0))
+        case Regression():
+            ascending = np.argsort(rows.targets, kind="stable")
+            places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)
+            return np.asarray(ascending[places], dtype=np.int64)
     longest = max(len(one) for one in order)
     turns = [int(one[turn]) for turn in range(longest) for one in order if turn < len(one)]
-    return np.array(turns[:count], dtype=np.int64)
+    return np.array(list(dict.fromkeys(turns))[:count], dtype=np.int64)
 
 
 def gap_rows(inputs: Tensors, fields: Sequence[InputField]) -> dict[str, Array]:

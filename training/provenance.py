@@ -9,7 +9,7 @@ from pathlib import Path
 from app.bundle.manifest import Provenance
 from training.config import RunConfig
 from training.data.dataset import Dataset
-from training.models import Classifier
+from training.models import Predictor
 from training.train import weights_sha256
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "scikit-learn", "polars")
@@ -17,14 +17,14 @@ GIT_TIMEOUT_S = 5
 
 
 def provenance_of(
-    run_name: str, dataset: Dataset, config: RunConfig, classifier: Classifier
+    run_name: str, dataset: Dataset, config: RunConfig, predictor: Predictor
 ) -> Provenance:
     versions = {"python": platform.python_version()}
     return Provenance(
         run=run_name,
         data_sha256=dataset.sha256,
         config_sha256=config.sha256(),
-        weights_sha256=weights_sha256(classifier),
+        weights_sha256=weights_sha256(predictor),
         seed=config.seed,
         threads=config.threads,
         versions=versions | {package: metadata.version(package) for package in PACKAGES},

@@ -7,40 +7,26 @@ from pathlib import Path
 
 from app.bundle import PublishFailed
 from app.bundle.manifest import GOLDEN_FILE, MODEL_FILE, Batching, Gate, Graph, Manifest, Provenance
-from app.bundle.signature import LabelPrediction, ScoresPrediction, Signature
+from app.bundle.signature import Signature
 from app.bundle.store import Bundle, publish
 from training.config import RunConfig
 from training.data.dataset import Dataset
 from training.data.split import Split
 from training.drift import reference_distributions
 from training.errors import EnvironmentTrouble
-from training.export import LABEL, SCORES, output_specs
 from training.proof import TIE_MARGIN, Proof
 from training.runs import Run
+from training.tasks import Regression
 from training.validate import Evaluation
 
 
 def signature_of(dataset: Dataset) -> Signature:
-    """Both levels of the interface of a classifier of this data."""
+    """Both levels of the interface of a model of this data."""
     return Signature(
         inputs=dataset.specs,
-        outputs=output_specs(len(dataset.labels)),
+        outputs=dataset.task.specs(),
         fields=dataset.fields,
-        predictions=(
-            LabelPrediction(
-                name=LABEL,
-                tensor=LABEL,
-                description="The most likely class",
-                labels=dataset.labels,
-                scores_tensor=SCORES,
-            ),
-            ScoresPrediction(
-                name=SCORES,
-                tensor=SCORES,
-                description="How likely each class is, 0–1",
-                labels=dataset.labels,
-            ),
-        ),
+        predictions=dataset.task.predictions(),
     )
 
 
@@ -61,7 +47,7 @@ def build_manifest(
         name=run.name,
         version=1,
         description=run.description,
-        task=run.task,
+        task="regression" if isinstance(dataset.task, Regression) else "classification",
         created_at=datetime.now(UTC).replace(microsecond=0),
         signature=signature_of(dataset),
         batching=Batching(

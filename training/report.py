@@ -7,16 +7,24 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from app.bundle.manifest import Manifest
 from app.bundle.signature import CategoryField, ImageField, InputField, NumberField
 from training.card import accepts, model_card
-from training.charts import learning_curves, picture, reliability_diagram, shades
+from training.charts import (
+    learning_curves,
+    picture,
+    predicted_against_true,
+    reliability_diagram,
+    shades,
+)
 from training.data.dataset import Dataset, Rows, class_counts
 from training.data.split import Split
 from training.proof import Proof
 from training.select import Selection
-from training.validate import Evaluation
+from training.tasks import Classification, MultiLabel, Regression, Task
+from training.validate import HOLDS, Evaluation
 
 TEMPLATES = Path(__file__).parent / "templates"
 WORST_SHOWN = 12
@@ -35,12 +43,16 @@ class Findings:
 
 @dataclass(frozen=True)
 class Example:
-    """A test row that the model found hard; `score` is what it gave to the truth, 0–1."""
+    """A test row that the model found hard.
+
+    Attributes:
+        figure: what the model gave to the truth, 0–1, or how far its number is off.
+    """
 
     number: int
     truth: str
     answer: str
-    score: float
+    figure: str
     picture: str | None
     values: tuple[str, ...]
 
@@ -73,8 +85,10 @@ def report_html(manifest: Manifest, findings: Findings) -> str:
         summaries=[(field, summary_of(field, split.train)) for field in manifest.signature.fields],
         pictures=class_pictures(split.train),
         curves=learning_curves(findings.selection),
-        reliability=reliability_diagram(findings.test),
-        shares=shades(findings.test.confusion),
+        task=findings.dataset.task,
+        reliability=reliability_diagram(findings.test) if findings.test.reliability else None,
+        scatter=_scatter(findings),
+        shares=None if findings.test.confusion is None else shades(findings.test.confusion),
         worst=worst_examples(findings),
         limits=accepts,
         example=example_of,
@@ -102,29 +116,29 @@ def summary_of(field: InputField, rows: Rows) -> Mapping[str, Any]:
 def class_pictures(rows: Rows) -> list[tuple[str, list[str]]]:
     """Some pictures of each class, where the input is an image."""
     field = rows.fields[0]
-    if not isinstance(field, ImageField):
+    if not isinstance(field, ImageField) or not isinstance(rows.task, Classification):
         return []
     images = rows.inputs[field.tensor]
     return [
         (label, [picture(images[row], field) for row in np.flatnonzero(rows.targets == index)[:3]])
-        for index, label in enumerate(rows.labels)
+        for index, label in enumerate(rows.task.labels)
     ]
 
 
 def worst_examples(findings: Findings) -> list[Example]:
-    """The test rows with the lowest score for the true class, lowest first."""
+    """The test rows with the highest loss, highest first."""
     test, rows = findings.test, findings.split.test
     field = rows.fields[0]
     examples = []
     for number in test.worst[:WORST_SHOWN]:
-        scores, truth = test.scores[number], int(rows.targets[number])
+        truth, answer, figure = _said(rows.task, rows.targets[number], test.answers[number])
         is_image = isinstance(field, ImageField)
         examples.append(
             Example(
                 number=number,
-                truth=rows.labels[truth],
-                answer=rows.labels[int(scores.argmax())],
-                score=float(scores[truth]),
+                truth=truth,
+                answer=answer,
+                figure=figure,
                 picture=picture(rows.inputs[field.tensor][number], field)
                 if isinstance(field, ImageField)
                 else None,
@@ -132,6 +146,26 @@ def worst_examples(findings: Findings) -> list[Example]:
             )
         )
     return examples
+
+
+def _said(task: Task, truth: Any, answer: Any) -> tuple[str, str, str]:
+    """Truth and answer in words, and the figure of an example."""
+    match task:
+        case Classification(labels):
+            return labels[truth], labels[answer.argmax()], f"{answer[truth]:.3f}"
+        case MultiLabel(labels):
+            held = [label for label, holds in zip(labels, truth, strict=True) if holds]
+            said = [label for label, score in zip(labels, answer, strict=True) if score > HOLDS]
+            unlikely = float(np.where(truth > 0, answer, 1 - answer).min())
+            return ", ".join(held) or "none", ", ".join(said) or "none", f"{unlikely:.3f}"
+        case Regression():
+            return f"{truth:.6g}", f"{answer:.6g}", f"{answer - truth:+.4g}"
+
+
+def _scatter(findings: Findings) -> Markup | None:
+    if not isinstance(findings.dataset.task, Regression):
+        return None
+    return predicted_against_true(findings.test.answers, findings.split.test.targets)
 
 
 def _shown(rows: Rows, number: int) -> tuple[str, ...]:

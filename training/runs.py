@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from app.bundle.tensors import Tensors
-from training.config import RunConfig
+from training.config import Bar, RunConfig
 from training.data.dataset import Dataset
 from training.data.digits import MAXIMUM, collect_digits
 from training.data.penguins import CATEGORIES, collect_penguins
@@ -23,7 +22,6 @@ class Run:
     """What is trained, on what, and how good it must be. The run's name is the model's."""
 
     name: str
-    task: Literal["classification"]
     description: str
     config: RunConfig
     collect: Callable[[], Dataset]
@@ -45,23 +43,23 @@ def _penguins_preprocess(train_inputs: Tensors) -> Preprocess:
 RUNS = (
     Run(
         name="digits",
-        task="classification",
         description="Which handwritten digit is in a grey picture of 8 × 8 pixels",
-        config=RunConfig(epochs=40, patience=15, shift_pixels=1, gate_accuracy=0.97),
+        config=RunConfig(
+            epochs=40, patience=15, shift_pixels=1, gates=(Bar(metric="accuracy", minimum=0.97),)
+        ),
         collect=collect_digits,
         fit_preprocess=_digits_preprocess,
         candidates=(LINEAR, MLP, CNN),
     ),
     Run(
         name="penguins",
-        task="classification",
         description="Which species a penguin is, from its measurements; any of them may be missing",
         config=RunConfig(
             epochs=150,
             patience=30,
             batch_size=32,
             missing_rate=0.05,
-            gate_accuracy=0.93,
+            gates=(Bar(metric="accuracy", minimum=0.93),),
         ),
         collect=collect_penguins,
         fit_preprocess=_penguins_preprocess,

@@ -8,9 +8,10 @@ import torch
 from training.config import RunConfig
 from training.data.split import Split
 from training.errors import Diverged
-from training.models import Candidate, Classifier
+from training.models import Candidate, Predictor, head_for
 from training.preprocess import Preprocess
 from training.progress import Progress
+from training.tasks import Metric, Task
 from training.train import History, train
 from training.validate import Evaluation, evaluate
 
@@ -20,7 +21,7 @@ class Trained:
     """A candidate after training, with what it did on the validation split."""
 
     candidate: Candidate
-    classifier: Classifier
+    predictor: Predictor
     history: History
     validation: Evaluation
 
@@ -47,40 +48,48 @@ def train_candidates(
         Diverged: the loss of one of them is not finite.
     """
     trained = []
-    labels = split.train.labels
+    task = split.train.task
     for candidate in candidates:
         torch.manual_seed(config.seed)
-        network = candidate.build(preprocess.shape, len(labels))
-        classifier = Classifier(preprocess, network, labels)
+        network = candidate.build(preprocess.shape, task.width)
+        predictor = Predictor(preprocess, network, head_for(task, split.train.targets), task)
         try:
-            with progress.training(candidate.name, config.epochs):
-                history = train(classifier, split.train, split.validation, config, progress)
+            with progress.training(candidate.name, config.epochs, predictor.head.metric):
+                history = train(predictor, split.train, split.validation, config, progress)
         except Diverged as error:
             raise Diverged(f"candidate {candidate.name}: {error}") from None
-        validation = evaluate(classifier, split.validation)
-        trained.append(Trained(candidate, classifier, history, validation))
+        validation = evaluate(predictor.answers(split.validation.inputs), split.validation)
+        trained.append(Trained(candidate, predictor, history, validation))
+        figures = [
+            f"{metric.name.replace('_', ' ')} {validation.metrics[metric.name]:.4f}"
+            for metric in (task.chief, task.second)
+        ]
         progress.note(
             f"{candidate.name}: {len(history.epochs)} epochs in {history.seconds:.1f} s, "
-            f"validation accuracy {validation.metrics['accuracy']:.4f}, "
-            f"log loss {validation.metrics['log_loss']:.4f}"
+            f"validation {', '.join(figures)}"
         )
     return tuple(trained)
 
 
-def choose(trained: Sequence[Trained]) -> Selection:
-    """Highest validation accuracy; equals are told apart by log loss, then by size."""
-    ranked = sorted(
-        trained,
-        key=lambda one: (
-            -one.validation.metrics["accuracy"],
-            one.validation.metrics["log_loss"],
-            one.classifier.parameter_count,
-        ),
-    )
-    best = ranked[0]
-    reason = f"highest validation accuracy, {best.validation.metrics['accuracy']:.4f}"
-    if len(ranked) > 1:
-        second = ranked[1]
-        if second.validation.metrics["accuracy"] == best.validation.metrics["accuracy"]:
-            reason = f"validation accuracy equal to that of {second.candidate.name}, lower log loss"
+def choose(trained: Sequence[Trained], task: Task) -> Selection:
+    """By the task's chief metric on the validation split; equals by the second, then by size."""
+
+    def value(one: Trained, metric: Metric) -> float:
+        return one.validation.metrics[metric.name]
+
+    def rank(one: Trained) -> tuple[float, float, int]:
+        chief, second = task.chief, task.second
+        return (
+            chief.rank(value(one, chief)),
+            second.rank(value(one, second)),
+            one.predictor.parameter_count,
+        )
+
+    ranked = sorted(trained, key=rank)
+    best, chief = ranked[0], task.chief
+    name = chief.name.replace("_", " ")
+    reason = f"{chief.goal} validation {name}, {value(best, chief):.4f}"
+    if len(ranked) > 1 and value(ranked[1], chief) == value(best, chief):
+        second = task.second.name.replace("_", " ")
+        reason = f"validation {name} equal to that of {ranked[1].candidate.name}, better {second}"
     return Selection(tuple(trained), best, reason)

@@ -7,6 +7,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from app.bundle.manifest import Gate
 from training.pipeline import Outcome
 
 #: The model repository that `make serve` serves when it is told of no other.
@@ -41,18 +42,19 @@ def _serve_command(models: Path) -> str:
 def _candidates(outcome: Outcome) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("candidate")
-    for column in ("parameters", "epochs", "seconds", "validation accuracy", "log loss"):
+    metrics = (outcome.dataset.task.chief, outcome.dataset.task.second)
+    names = [f"validation {metric.name.replace('_', ' ')}" for metric in metrics]
+    for column in ("parameters", "epochs", "seconds", *names):
         table.add_column(column, justify="right")
     table.add_column("")
     for one in outcome.selection.trained:
         chosen = one is outcome.selection.chosen
         table.add_row(
             one.candidate.name,
-            f"{one.classifier.parameter_count:,}",
+            f"{one.predictor.parameter_count:,}",
             str(len(one.history.epochs)),
             f"{one.history.seconds:.1f}",
-            f"{one.validation.metrics['accuracy']:.4f}",
-            f"{one.validation.metrics['log_loss']:.4f}",
+            *(f"{one.validation.metrics[metric.name]:.4f}" for metric in metrics),
             "chosen" if chosen else "",
             style="bold" if chosen else "",
         )
@@ -67,6 +69,12 @@ def _metrics(outcome: Outcome) -> Table:
     gates = {gate.metric: gate for gate in outcome.manifest.gates if gate.split == "test"}
     for name, value in outcome.evaluations["test"].metrics.items():
         gate = gates.get(name)
-        bar = "" if gate is None else f"passed: at least {gate.minimum:.4f}"
+        bar = "" if gate is None else f"passed: {_bar(gate)}"
         table.add_row(name.replace("_", " "), f"{value:.4f}", bar)
     return table
+
+
+def _bar(gate: Gate) -> str:
+    if gate.minimum is not None:
+        return f"at least {gate.minimum:.4f}"
+    return f"at most {gate.maximum:.4f}"

@@ -12,17 +12,17 @@ from torch import nn
 from training.config import RunConfig
 from training.data.dataset import Rows
 from training.errors import Diverged
-from training.models import Classifier
+from training.models import Predictor
 from training.progress import Progress
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One point of the learning curves; losses are mean cross-entropy in nats."""
+    """One point of the learning curves; losses and metric are those of the head."""
 
     train_loss: float
     validation_loss: float
-    validation_accuracy: float
+    validation_metric: float
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class History:
 
 @dataclass(frozen=True)
 class Resident:
-    """A split held as tensors for the whole run: features [rows, ...] and targets int64 [rows]."""
+    """A split held as tensors for the whole run: features and targets, [rows, ...]."""
 
     features: tuple[torch.Tensor, ...]
     targets: torch.Tensor
@@ -53,52 +53,52 @@ def make_repeatable(config: RunConfig) -> None:
 
 
 def train(
-    classifier: Classifier, train: Rows, validation: Rows, config: RunConfig, progress: Progress
+    predictor: Predictor, train: Rows, validation: Rows, config: RunConfig, progress: Progress
 ) -> History:
-    """Fit in place by AdamW under cross-entropy; keep the weights of the best validation loss.
+    """Fit in place by AdamW under the head's loss; keep the weights of the best validation loss.
 
     Raises:
         Diverged: a loss is not finite.
     """
     started = time.monotonic()
-    seen = Resident(classifier.preprocess.features(train.inputs), torch.from_numpy(train.targets))
+    seen = Resident(predictor.preprocess.features(train.inputs), torch.from_numpy(train.targets))
     held = Resident(
-        classifier.preprocess.features(validation.inputs), torch.from_numpy(validation.targets)
+        predictor.preprocess.features(validation.inputs), torch.from_numpy(validation.targets)
     )
     steps = config.epochs * math.ceil(len(train) / config.batch_size)
     optimizer = torch.optim.AdamW(
-        classifier.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        predictor.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     generator = torch.Generator().manual_seed(config.seed)
     epochs: list[Epoch] = []
-    best_loss, best_epoch, best_state = math.inf, 0, classifier.state_dict()
+    best_loss, best_epoch, best_state = math.inf, 0, predictor.state_dict()
     for number in range(1, config.epochs + 1):
         loss = _train_epoch(
-            classifier,
+            predictor,
             seen,
             optimizer=optimizer,
             schedule=schedule,
             generator=generator,
             config=config,
         )
-        epoch = Epoch(loss, *_measure(classifier, held))
+        epoch = Epoch(loss, *_measure(predictor, held))
         if not math.isfinite(epoch.train_loss) or not math.isfinite(epoch.validation_loss):
             raise Diverged(f"the loss is not finite in epoch {number}; try a lower learning_rate")
         epochs.append(epoch)
-        progress.epoch(number, epoch.train_loss, epoch.validation_loss, epoch.validation_accuracy)
+        progress.epoch(number, epoch.train_loss, epoch.validation_loss, epoch.validation_metric)
         if epoch.validation_loss < best_loss:
             best_loss, best_epoch = epoch.validation_loss, number
-            best_state = copy.deepcopy(classifier.state_dict())
+            best_state = copy.deepcopy(predictor.state_dict())
         elif number - best_epoch >= config.patience:
             break
-    classifier.load_state_dict(best_state)
-    classifier.eval()
+    predictor.load_state_dict(best_state)
+    predictor.eval()
     return History(tuple(epochs), best_epoch, time.monotonic() - started)
 
 
 def _train_epoch(
-    classifier: Classifier,
+    predictor: Predictor,
     seen: Resident,
     *,
     optimizer: torch.optim.Optimizer,
@@ -107,14 +107,14 @@ def _train_epoch(
     config: RunConfig,
 ) -> float:
     """One pass in a fresh order; the mean loss of the rows as they were met."""
-    classifier.train()
+    predictor.train()
     rows = len(seen.targets)
     total = 0.0
     order = torch.randperm(rows, generator=generator)
     for index in torch.split(order, config.batch_size):
         batch = seen.take(index)
-        features = classifier.preprocess.augment(batch.features, config, generator)
-        loss = nn.functional.cross_entropy(classifier.logits(*features), batch.targets)
+        features = predictor.preprocess.augment(batch.features, config, generator)
+        loss = predictor.head.loss(predictor.raw(*features), batch.targets)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()
@@ -124,13 +124,11 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def _measure(classifier: Classifier, held: Resident) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of a split."""
-    classifier.eval()
-    logits = classifier.logits(*held.features)
-    loss = nn.functional.cross_entropy(logits, held.targets).item()
-    accuracy = (logits.argmax(dim=1) == held.targets).to(torch.float32).mean().item()
-    return loss, accuracy
+def _measure(predictor: Predictor, held: Resident) -> tuple[float, float]:
+    """Loss and metric of a split."""
+    predictor.eval()
+    raw, head = predictor.raw(*held.features), predictor.head
+    return head.loss(raw, held.targets).item(), head.measure(raw, held.targets)
 
 
 def weights_sha256(module: nn.Module) -> str:

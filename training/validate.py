@@ -1,7 +1,8 @@
 """Metrics of a split, and the gates that a model must pass to be published."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,11 +10,14 @@ from sklearn import metrics
 
 from app.bundle.manifest import Gate
 from app.bundle.tensors import Array
+from training.config import Bar
 from training.data.dataset import Rows
-from training.errors import GateFailed
-from training.models import Classifier
+from training.errors import GateFailed, UsageError
+from training.tasks import Classification, MultiLabel, Regression
 
 RELIABILITY_BINS = 10
+#: Above it a label of several holds.
+HOLDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,45 +47,117 @@ class Evaluation:
     """A model on one split.
 
     Attributes:
-        scores: float32 [rows, classes].
-        confusion: int64 [true class, predicted class].
+        answers: float32, scores [rows, labels] or values [rows].
         worst: row numbers by falling loss.
+        per_class: nothing where the answer is a number.
+        reliability: the same.
+        confusion: int64 [true class, predicted class], where one class is chosen.
     """
 
     metrics: Mapping[str, float]
-    per_class: tuple[ClassScore, ...]
-    reliability: tuple[ReliabilityBin, ...]
-    scores: Array
-    confusion: NDArray[np.int64]
+    answers: Array
     worst: tuple[int, ...]
+    per_class: tuple[ClassScore, ...] = ()
+    reliability: tuple[ReliabilityBin, ...] = ()
+    confusion: NDArray[np.int64] | None = None
 
 
-def evaluate(classifier: Classifier, rows: Rows) -> Evaluation:
-    """Measure a model on a split."""
-    scores = classifier.scores(rows.inputs)
+def evaluate(answers: Array, rows: Rows) -> Evaluation:
+    """Measure the answers to the rows of a split, as its task asks.
+
+    Args:
+        answers: float32, scores [rows, labels] or values [rows].
+    """
+    match rows.task:
+        case Classification():
+            return _classification(answers, rows)
+        case MultiLabel():
+            return _multilabel(answers, rows)
+        case Regression():
+            return _regression(answers, rows)
+        case _:
+            assert_never(rows.task)
+
+
+def _classification(scores: Array, rows: Rows) -> Evaluation:
+    targets, labels = rows.targets, rows.task.labels
     chosen = scores.argmax(axis=1)
-    classes = np.arange(len(rows.labels))
+    classes = np.arange(len(labels))
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        rows.targets, chosen, labels=classes, zero_division=0.0
+        targets, chosen, labels=classes, zero_division=0.0
     )
     normalised = scores.astype(np.float64) / scores.sum(axis=1, dtype=np.float64, keepdims=True)
-    of_truth = scores[np.arange(len(rows)), rows.targets]
-    bins = reliability(scores.max(axis=1), chosen == rows.targets)
+    of_truth = scores[np.arange(len(rows)), targets]
+    bins = reliability(scores.max(axis=1), chosen == targets)
+    found = {
+        "accuracy": float(metrics.accuracy_score(targets, chosen)),
+        "macro_f1": float(np.mean(f1)),
+        "log_loss": float(metrics.log_loss(targets, normalised, labels=classes)),
+        "expected_calibration_error": expected_calibration_error(bins),
+    }
+    if len(labels) == 2 and len(np.unique(targets)) == 2:
+        found["roc_auc"] = float(metrics.roc_auc_score(targets, scores[:, 1]))
+    return Evaluation(
+        metrics=found,
+        answers=scores,
+        worst=_by(of_truth),
+        per_class=_class_scores(labels, precision, recall, f1, support),
+        reliability=bins,
+        confusion=metrics.confusion_matrix(targets, chosen, labels=classes),
+    )
+
+
+def _multilabel(scores: Array, rows: Rows) -> Evaluation:
+    targets = rows.targets.astype(np.int64)
+    chosen = (scores > HOLDS).astype(np.int64)
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        targets, chosen, average=None, zero_division=0.0
+    )
+    sure = np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7)
+    losses = -(targets * np.log(sure) + (1 - targets) * np.log1p(-sure))
+    confidence = np.maximum(scores, 1 - scores).ravel()
+    bins = reliability(confidence, (chosen == targets).ravel())
     return Evaluation(
         metrics={
-            "accuracy": float(metrics.accuracy_score(rows.targets, chosen)),
             "macro_f1": float(np.mean(f1)),
-            "log_loss": float(metrics.log_loss(rows.targets, normalised, labels=classes)),
+            "micro_f1": float(metrics.f1_score(targets, chosen, average="micro", zero_division=0)),
+            "exact_match": float((chosen == targets).all(axis=1).mean()),
+            "log_loss": float(losses.mean()),
             "expected_calibration_error": expected_calibration_error(bins),
         },
-        per_class=tuple(
-            ClassScore(label, float(p), float(r), float(f), int(n))
-            for label, p, r, f, n in zip(rows.labels, precision, recall, f1, support, strict=True)
-        ),
+        answers=scores,
+        worst=_by(-losses.sum(axis=1)),
+        per_class=_class_scores(rows.task.labels, precision, recall, f1, support),
         reliability=bins,
-        scores=scores,
-        confusion=metrics.confusion_matrix(rows.targets, chosen, labels=classes),
-        worst=tuple(int(row) for row in np.argsort(of_truth, kind="stable")),
+    )
+
+
+def _regression(values: Array, rows: Rows) -> Evaluation:
+    targets = rows.targets.astype(np.float64)
+    residuals = values.astype(np.float64) - targets
+    spread = float(((targets - targets.mean()) ** 2).sum())
+    return Evaluation(
+        metrics={
+            "rmse": float(np.sqrt((residuals**2).mean())),
+            "mae": float(np.abs(residuals).mean()),
+            "median_absolute_error": float(np.median(np.abs(residuals))),
+            "r2": 1 - float((residuals**2).sum()) / spread if spread else 0.0,
+        },
+        answers=values,
+        worst=_by(-np.abs(residuals)),
+    )
+
+
+def _by(ascending: Array) -> tuple[int, ...]:
+    return tuple(int(row) for row in np.argsort(ascending, kind="stable"))
+
+
+def _class_scores(
+    labels: Sequence[str], precision: Array, recall: Array, f1: Array, support: Array
+) -> tuple[ClassScore, ...]:
+    return tuple(
+        ClassScore(label, float(p), float(r), float(f), int(n))
+        for label, p, r, f, n in zip(labels, precision, recall, f1, support, strict=True)
     )
 
 
@@ -107,6 +183,24 @@ def expected_calibration_error(bins: Sequence[ReliabilityBin]) -> float:
     """Mean |confidence - accuracy| over rows (Guo et al. 2017, arXiv:1706.04599)."""
     rows = sum(part.rows for part in bins)
     return sum(part.rows * abs(part.confidence - part.accuracy) for part in bins) / rows
+
+
+def gates_of(bars: Sequence[Bar], test: Evaluation) -> Iterator[Gate]:
+    """The bars that a run sets, with the values that meet them or do not.
+
+    Raises:
+        UsageError: a bar for a metric that the task does not have.
+    """
+    for bar in bars:
+        if bar.metric not in test.metrics:
+            raise UsageError(f"no metric {bar.metric!r} here; there are {', '.join(test.metrics)}")
+        yield Gate(
+            metric=bar.metric,
+            split="test",
+            minimum=bar.minimum,
+            maximum=bar.maximum,
+            value=test.metrics[bar.metric],
+        )
 
 
 def check_gates(gates: Sequence[Gate]) -> None:

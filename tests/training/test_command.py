@@ -25,7 +25,7 @@ def test_list_names_every_run(capsys: pytest.CaptureFixture[str]):
     said = capsys.readouterr().out
     for run in RUNS:
         assert run.name in said
-        assert f"gate_accuracy={run.config.gate_accuracy}" in said
+        assert f"gates={run.config.gates[0]}" in said
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]):
     said = capsys.readouterr().out
     assert caught.value.code == 0
     for word in (
-        "gate_accuracy",
+        "gates",
         "most epochs per candidate (100)",
         "MODELPORT_MODELS",
         "exit status",
@@ -81,7 +81,7 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]):
 
 
 def test_failed_gate_exits_with_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    settings = ["--set", "gate_accuracy=1", "--set", "epochs=1", "--set", "threads=1"]
+    settings = ["--set", "gates=accuracy>=1", "--set", "epochs=1", "--set", "threads=1"]
 
     assert main(["run", "penguins", "--models", str(tmp_path), *settings]) == 1
 
@@ -92,7 +92,7 @@ def test_failed_gate_exits_with_one(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_run_shows_candidates_gates_and_where_the_bundle_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    settings = ["--set", "gate_accuracy=0.1", "--set", "epochs=2", "--set", "threads=1"]
+    settings = ["--set", "gates=accuracy>=0.1", "--set", "epochs=2", "--set", "threads=1"]
 
     assert main(["run", "penguins", "--models", str(tmp_path), *settings]) == 0
 

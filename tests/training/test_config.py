@@ -30,8 +30,9 @@ def test_unknown_setting_lists_the_known_ones():
         ("learning_rate", "nan", "finite"),
         ("learning_rate", "0", "greater than 0"),
         ("missing_rate", "0.9", "less than or equal to 0.5"),
-        ("gate_accuracy", "1.01", "less than or equal to 1"),
-        ("gate_accuracy", "-0.1", "greater than or equal to 0"),
+        ("gates", "accuracy", "is not like accuracy>=0.9"),
+        ("gates", "accuracy>0.9", "is not like accuracy>=0.9"),
+        ("gates", "accuracy>=much", "is not like accuracy>=0.9"),
         ("seed", "-1", "greater than or equal to 0"),
     ],
 )

@@ -7,7 +7,7 @@ from training import pipeline
 from training.data import penguins as penguins_data
 from training.data.digits import collect_digits
 from training.data.penguins import collect_penguins, data_file
-from training.data.split import stratified_indices
+from training.data.split import random_indices
 from training.errors import EnvironmentTrouble, UsageError
 from training.pipeline import Outcome
 
@@ -17,22 +17,22 @@ pytestmark = pytest.mark.training
 def test_split_is_disjoint_complete_stratified_and_repeatable():
     targets = collect_digits().targets
 
-    parts = stratified_indices(targets, 0.2, 0.2, seed=5)
+    parts = random_indices(len(targets), targets, 0.2, 0.2, seed=5)
 
     assert [len(part) for part in parts] == [1077, 360, 360]
     assert sorted(np.concatenate(parts).tolist()) == list(range(1797))
     everywhere = np.bincount(targets) / len(targets)
     for part in parts:
         assert np.abs(np.bincount(targets[part]) / len(part) - everywhere).max() < 0.005
-    again = stratified_indices(targets, 0.2, 0.2, seed=5)
-    other = stratified_indices(targets, 0.2, 0.2, seed=6)
+    again = random_indices(len(targets), targets, 0.2, 0.2, seed=5)
+    other = random_indices(len(targets), targets, 0.2, 0.2, seed=6)
     assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
     assert not np.array_equal(parts[2], other[2])
 
 
 def test_class_that_is_too_rare_to_split_is_named_as_a_usage_error():
     with pytest.raises(UsageError, match="cannot be split"):
-        stratified_indices(np.array([0, 0, 0, 0, 0, 0, 1]), 0.2, 0.2, seed=0)
+        random_indices(7, np.array([0, 0, 0, 0, 0, 0, 1]), 0.2, 0.2, seed=0)
 
 
 def test_digits_are_whole_numbers_up_to_sixteen():
@@ -41,7 +41,7 @@ def test_digits_are_whole_numbers_up_to_sixteen():
     assert dataset.inputs["image"].shape == (1797, 8, 8)
     assert dataset.inputs["image"].dtype == np.uint8
     assert dataset.inputs["image"].max() == 16
-    assert dataset.labels == tuple("0123456789")
+    assert dataset.task.labels == tuple("0123456789")
 
 
 def test_penguins_keep_their_gaps():
@@ -53,7 +53,7 @@ def test_penguins_keep_their_gaps():
     assert np.isnan(numbers).sum(axis=0).tolist() == [2, 2, 2, 2]
     assert (categories == "").sum(axis=0).tolist() == [0, 11]
     assert {type(cell) for cell in categories.ravel()} == {str}
-    assert dataset.labels == ("Adelie", "Chinstrap", "Gentoo")
+    assert dataset.task.labels == ("Adelie", "Chinstrap", "Gentoo")
     assert all(field.example is not None for field in dataset.fields)
 
 

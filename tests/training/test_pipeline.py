@@ -11,7 +11,7 @@ from training.train import weights_sha256
 
 pytestmark = pytest.mark.training
 
-SHORT = {"epochs": 1, "threads": 1, "gate_accuracy": 1.0}
+SHORT = {"epochs": 1, "threads": 1, "gates": "accuracy>=1"}
 
 
 def test_bundle_is_published_complete(outcome: Outcome, models: Path):
@@ -43,7 +43,7 @@ def test_provenance_is_that_of_the_run(outcome: Outcome):
 
     assert provenance is not None
     assert provenance.run == outcome.run.name
-    assert provenance.weights_sha256 == weights_sha256(outcome.classifier)
+    assert provenance.weights_sha256 == weights_sha256(outcome.predictor)
     assert provenance.data_sha256 == outcome.dataset.sha256
     assert provenance.config_sha256 == outcome.config.sha256()
     assert provenance.config["epochs"] == outcome.config.epochs

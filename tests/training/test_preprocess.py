@@ -99,7 +99,7 @@ def test_masking_loses_about_the_asked_share_and_spares_the_batch():
 
 
 def test_nothing_is_augmented_unless_asked_for(outcome: Outcome):
-    preprocess = outcome.classifier.preprocess
+    preprocess = outcome.predictor.preprocess
     features = preprocess.features(outcome.test.inputs)
 
     assert preprocess.augment(features, RunConfig(), torch.Generator()) is features

@@ -31,12 +31,12 @@ def test_difference_from_pytorch_says_at_which_batch_and_by_how_much(digits: Out
     run = wrong_above(2, 0.01, digits)
 
     with pytest.raises(ProofFailed, match=r"at batch 7: scores differ from PyTorch by 0\.01"):
-        prove(run, digits.classifier, digits.test, CONFIG)
+        prove(run, digits.predictor, digits.test, CONFIG)
 
 
 def test_tolerance_follows_what_was_observed(digits: Outcome):
-    exact = prove(wrong_above(10**6, 0, digits), digits.classifier, digits.test, CONFIG)
-    rounded = prove(wrong_above(0, 5e-5, digits), digits.classifier, digits.test, CONFIG)
+    exact = prove(wrong_above(10**6, 0, digits), digits.predictor, digits.test, CONFIG)
+    rounded = prove(wrong_above(0, 5e-5, digits), digits.predictor, digits.test, CONFIG)
 
     assert exact.tolerances["fp32"]["scores"].atol == 1e-5
     assert 4e-4 < rounded.tolerances["fp32"]["scores"].atol < 6e-4
@@ -49,7 +49,7 @@ def test_wrong_label_is_no_parity(digits: Outcome):
         return {**answer, "label": np.roll(answer["label"], 1)}
 
     with pytest.raises(ProofFailed, match="labels differ"):
-        parity_error(run, digits.classifier, digits.test.inputs, 64)
+        parity_error(run, digits.predictor, digits.test.inputs, 64)
 
 
 def test_frozen_batch_size_is_no_parity(digits: Outcome):
@@ -57,7 +57,7 @@ def test_frozen_batch_size_is_no_parity(digits: Outcome):
         return {name: array[:1] for name, array in digits.reference(inputs).items()}
 
     with pytest.raises(ProofFailed, match="at batch 2: output 'label' has shape"):
-        prove(run, digits.classifier, digits.test, CONFIG)
+        prove(run, digits.predictor, digits.test, CONFIG)
 
 
 def test_rows_that_influence_each_other_are_refused(digits: Outcome):
@@ -68,7 +68,7 @@ def test_rows_that_influence_each_other_are_refused(digits: Outcome):
 
     # Within the parity limit, yet a row's answer depends on its place in the batch.
     with pytest.raises(ProofFailed, match="rows are not independent: output 'scores' of row 6"):
-        prove(run, digits.classifier, digits.test, CONFIG)
+        prove(run, digits.predictor, digits.test, CONFIG)
 
 
 def test_golden_rows_are_held_out_and_cover_every_class(outcome: Outcome):
@@ -79,8 +79,8 @@ def test_golden_rows_are_held_out_and_cover_every_class(outcome: Outcome):
     held = {row.tobytes() for row in outcome.test.inputs[name]}
     count = outcome.config.golden_rows
     assert all(row.tobytes() in held for row in golden.inputs[name][:count])
-    assert set(outcome.manifest.signature.predictions[0].labels) == set(outcome.dataset.labels)
-    assert len(set(golden.outputs["label"])) == len(outcome.dataset.labels)
+    assert set(outcome.manifest.signature.predictions[0].labels) == set(outcome.dataset.task.labels)
+    assert len(set(golden.outputs["label"])) == len(outcome.dataset.task.labels)
 
 
 def test_golden_rows_of_penguins_hold_every_kind_of_gap(penguins: Outcome):

@@ -43,7 +43,7 @@ def test_report_tells_what_was_found(outcome: Outcome):
         assert one.candidate.name in text
     for value in outcome.evaluations["test"].metrics.values():
         assert f"{value:.4f}" in text
-    for label in outcome.dataset.labels:
+    for label in outcome.dataset.task.labels:
         assert label in text
     provenance = outcome.manifest.provenance
     assert provenance is not None
@@ -62,4 +62,4 @@ def test_card_is_that_of_the_version(outcome: Outcome):
 
     assert card == model_card(outcome.manifest, outcome.dataset)
     assert card.startswith(f"# {outcome.run.name}, version 1\n")
-    assert f"Gate: test accuracy at least {outcome.config.gate_accuracy:g}" in card
+    assert f"Gate: test accuracy at least {outcome.config.gates[0].minimum:g}" in card

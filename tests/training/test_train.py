@@ -28,14 +28,14 @@ def test_same_seed_gives_the_same_weights(name: str):
     candidate = find_run(name).candidates[-1]
     first, second = (train_once(name, candidate, seed=4) for _ in range(2))
 
-    assert weights_sha256(first.classifier) == weights_sha256(second.classifier)
+    assert weights_sha256(first.predictor) == weights_sha256(second.predictor)
     assert first.history.epochs == second.history.epochs
 
 
 def test_another_seed_gives_other_weights():
     first, second = (train_once("penguins", MLP, seed=seed) for seed in (0, 1))
 
-    assert weights_sha256(first.classifier) != weights_sha256(second.classifier)
+    assert weights_sha256(first.predictor) != weights_sha256(second.predictor)
 
 
 def test_training_stops_early_and_keeps_the_best_weights():
@@ -61,12 +61,12 @@ def test_choice_follows_validation_and_gives_its_reason():
     preprocess = run.fit_preprocess(split.train.inputs)
     trained = train_candidates(run.candidates, preprocess, split, config, Progress())
 
-    selection = choose(trained)
+    selection = choose(trained, split.train.task)
 
     accuracies = [one.validation.metrics["accuracy"] for one in trained]
     assert selection.chosen is trained[int(np.argmax(accuracies))]
     assert selection.reason == f"highest validation accuracy, {max(accuracies):.4f}"
-    assert choose(trained[::-1]).chosen is selection.chosen
+    assert choose(trained[::-1], split.train.task).chosen is selection.chosen
 
 
 def test_candidates_do_not_depend_on_the_order_in_which_they_are_trained():
@@ -78,7 +78,7 @@ def test_candidates_do_not_depend_on_the_order_in_which_they_are_trained():
 
     forth, back = (
         {
-            one.candidate.name: weights_sha256(one.classifier)
+            one.candidate.name: weights_sha256(one.predictor)
             for one in train_candidates(order, preprocess, split, config, Progress())
         }
         for order in (run.candidates, run.candidates[::-1])

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.training
 
 
 def test_metrics_are_those_of_the_answers(digits: Outcome):
-    found = evaluate(digits.classifier, digits.test)
+    found = evaluate(digits.predictor.answers(digits.test.inputs), digits.test)
 
     answers = digits.reference(digits.test.inputs)["label"].tolist()
     right = np.mean([a == b for a, b in zip(answers, digits.test.expected, strict=True)])
@@ -30,9 +30,9 @@ def test_metrics_are_those_of_the_answers(digits: Outcome):
 
 
 def test_worst_rows_come_first(digits: Outcome):
-    found = evaluate(digits.classifier, digits.test)
+    found = evaluate(digits.predictor.answers(digits.test.inputs), digits.test)
 
-    of_truth = found.scores[np.arange(len(digits.test)), digits.test.targets]
+    of_truth = found.answers[np.arange(len(digits.test)), digits.test.targets]
     assert of_truth[list(found.worst)].tolist() == sorted(of_truth.tolist())
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from app.bundle.signature import ImageField, InputField, TensorSpec
 from app.bundle.tensors import Array, Tensors, take_rows
+from training.tasks import Classification, MultiLabel, Regression, Targets, Task
 
 Indices = NDArray[np.int64]
 
@@ -21,21 +22,21 @@ class Rows:
 
     Attributes:
         inputs: named arrays as the graph takes them, each [rows, ...].
-        targets: int64 [rows], index into `labels`.
+        targets: as the task holds them, [rows, ...].
     """
 
     inputs: Tensors
-    targets: NDArray[np.int64]
-    labels: tuple[str, ...]
+    targets: Targets
+    task: Task
     fields: tuple[InputField, ...]
 
     def __len__(self) -> int:
         return len(self.targets)
 
     @cached_property
-    def expected(self) -> list[str]:
-        """The true label of each row."""
-        return [self.labels[index] for index in self.targets]
+    def expected(self) -> list[Any]:
+        """The truth of each row: a label, a list of labels or a number."""
+        return self.task.expected(self.targets)
 
     @cached_property
     def instances(self) -> list[dict[str, Any]]:
@@ -65,25 +66,23 @@ class Dataset:
         specs: the graph's inputs; the first dim of each is "batch".
         fields: what a person sends, with an example from a real row.
         inputs: named arrays as the graph takes them, each [rows, ...].
-        targets: int64 [rows], index into `labels`.
+        targets: as the task holds them, [rows, ...].
     """
 
     source: str
     specs: tuple[TensorSpec, ...]
     fields: tuple[InputField, ...]
     inputs: Tensors
-    targets: NDArray[np.int64]
-    labels: tuple[str, ...]
+    targets: Targets
+    task: Task
 
     def rows(self, indices: Indices) -> Rows:
-        return Rows(
-            take_rows(self.inputs, indices), self.targets[indices], self.labels, self.fields
-        )
+        return Rows(take_rows(self.inputs, indices), self.targets[indices], self.task, self.fields)
 
     @cached_property
     def sha256(self) -> str:
         """Hash of the content: names, types, shapes, values, targets and labels."""
-        digest = hashlib.sha256("\x1f".join(self.labels).encode())
+        digest = hashlib.sha256("\x1f".join(self.task.labels).encode())
         for name, array in sorted({**self.inputs, "target": self.targets}.items()):
             digest.update(f"\x1e{name} {array.dtype} {array.shape}\x1e".encode())
             digest.update(_content(array))
@@ -97,5 +96,12 @@ def _content(array: Array) -> bytes:
 
 
 def class_counts(rows: Rows) -> Mapping[str, int]:
-    counts = np.bincount(rows.targets, minlength=len(rows.labels))
-    return dict(zip(rows.labels, counts.tolist(), strict=True))
+    """Rows of each label; nothing where the answer is a number."""
+    match rows.task:
+        case Classification(labels):
+            counts = np.bincount(rows.targets, minlength=len(labels))
+        case MultiLabel(labels):
+            counts = rows.targets.sum(axis=0).astype(np.int64)
+        case Regression():
+            return {}
+    return dict(zip(rows.task.labels, counts.tolist(), strict=True))

@@ -5,6 +5,7 @@ from sklearn.datasets import load_digits
 
 from app.bundle.signature import ImageField, TensorSpec
 from training.data.dataset import Dataset
+from training.tasks import Classification
 
 SOURCE = "scikit-learn load_digits (UCI optical recognition of handwritten digits, test part)"
 MAXIMUM = 16
@@ -39,5 +40,5 @@ def collect_digits() -> Dataset:
         fields=(field,),
         inputs={"image": images},
         targets=bunch.target.astype(np.int64),
-        labels=tuple(str(name) for name in bunch.target_names),
+        task=Classification(tuple(str(name) for name in bunch.target_names)),
     )

@@ -12,6 +12,7 @@ from app.bundle.signature import CategoryField, InputField, NumberField, TensorS
 from app.bundle.tensors import Array
 from training.data.dataset import Dataset
 from training.errors import EnvironmentTrouble
+from training.tasks import Classification
 
 SOURCE = "palmerpenguins (Horst, Hill and Gorman 2020; CC0)"
 PACKAGE = "palmerpenguins"
@@ -122,7 +123,7 @@ def collect_penguins() -> Dataset:
             "categories": _strings(categories),
         },
         targets=_targets(table, labels),
-        labels=labels,
+        task=Classification(labels),
     )
 
 

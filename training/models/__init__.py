@@ -1,8 +1,9 @@
-"""Candidates: networks from a preprocessor's rows to one logit a class."""
+"""Candidates: networks from a preprocessor's rows to the numbers of a task, and their heads."""
 
-from training.models.candidate import Candidate, Classifier
+from training.models.candidate import Candidate, Predictor
 from training.models.cnn import cnn
+from training.models.heads import Head, head_for
 from training.models.linear import linear
 from training.models.mlp import mlp
 
-__all__ = ["Candidate", "Classifier", "cnn", "linear", "mlp"]
+__all__ = ["Candidate", "Head", "Predictor", "cnn", "head_for", "linear", "mlp"]

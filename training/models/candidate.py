@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
 from app.bundle.tensors import Array, Tensors
+from training.models.heads import Head
 from training.preprocess import Preprocess
+from training.tasks import Task
 
-#: (shape of one row, number of classes) -> float32 [batch, *shape] to logits [batch, classes].
+#: (shape of one row, width) -> float32 [batch, *shape] to the task's numbers [batch, width].
 Build = Callable[[tuple[int, ...], int], nn.Module]
 
 
@@ -23,36 +24,36 @@ class Candidate:
     build: Build
 
 
-class Classifier(nn.Module):
-    """Preprocessor and network in one: from the graph's inputs to scores."""
+class Predictor(nn.Module):
+    """Preprocessor, network and head in one: from the graph's inputs to the answer."""
 
-    def __init__(self, preprocess: Preprocess, network: nn.Module, labels: tuple[str, ...]) -> None:
+    def __init__(self, preprocess: Preprocess, network: nn.Module, head: Head, task: Task) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.network = network
-        self.labels = labels
+        self.head = head
+        self.task = task
 
-    def logits(self, *features: torch.Tensor) -> torch.Tensor:
-        """float32 [batch, classes], before the softmax."""
-        logits: torch.Tensor = self.network(self.preprocess(*features))
-        return logits
+    def raw(self, *features: torch.Tensor) -> torch.Tensor:
+        """float32 [batch, width], before the head."""
+        raw: torch.Tensor = self.network(self.preprocess(*features))
+        return raw
 
     def forward(self, *features: torch.Tensor) -> torch.Tensor:
-        """Scores float32 [batch, classes]; each row sums to 1."""
-        return torch.softmax(self.logits(*features), dim=1)
+        """The answer: scores float32 [batch, labels], or values float32 [batch]."""
+        answer: torch.Tensor = self.head(self.raw(*features))
+        return answer
 
     @torch.no_grad()
-    def scores(self, inputs: Tensors) -> Array:
-        """Scores float32 [rows, classes] of the graph's inputs, strings included."""
+    def answers(self, inputs: Tensors) -> Array:
+        """What `forward` gives for the graph's inputs, strings included."""
         self.eval()
-        scores: Array = self(*self.preprocess.features(inputs)).numpy()
-        return scores
+        answers: Array = self(*self.preprocess.features(inputs)).numpy()
+        return answers
 
     def reference(self, inputs: Tensors) -> dict[str, Array]:
-        """What PyTorch answers, as the graph's outputs: `label` str [rows], `scores` [rows, n]."""
-        scores = self.scores(inputs)
-        labels = np.array(self.labels, dtype=object)
-        return {"label": labels[scores.argmax(axis=1)], "scores": scores}
+        """What PyTorch answers, as the graph's outputs."""
+        return self.task.outputs(self.answers(inputs))
 
     @property
     def parameter_count(self) -> int:

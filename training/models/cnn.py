@@ -7,7 +7,7 @@ HIDDEN = 64
 DROPOUT = 0.3
 
 
-def cnn(shape: tuple[int, ...], classes: int) -> nn.Module:
+def cnn(shape: tuple[int, ...], outputs: int) -> nn.Module:
     """`shape` is (channels, height, width), height and width at least 2."""
     channels, height, width = shape
     return nn.Sequential(
@@ -21,5 +21,5 @@ def cnn(shape: tuple[int, ...], classes: int) -> nn.Module:
         nn.Linear(CHANNELS * (height // 2) * (width // 2), HIDDEN),
         nn.ReLU(),
         nn.Dropout(DROPOUT),
-        nn.Linear(HIDDEN, classes),
+        nn.Linear(HIDDEN, outputs),
     )

@@ -8,7 +8,7 @@ HIDDEN = 64
 DROPOUT = 0.2
 
 
-def mlp(shape: tuple[int, ...], classes: int) -> nn.Module:
+def mlp(shape: tuple[int, ...], outputs: int) -> nn.Module:
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(math.prod(shape), HIDDEN),
@@ -17,5 +17,5 @@ def mlp(shape: tuple[int, ...], classes: int) -> nn.Module:
         nn.Linear(HIDDEN, HIDDEN),
         nn.ReLU(),
         nn.Dropout(DROPOUT),
-        nn.Linear(HIDDEN, classes),
+        nn.Linear(HIDDEN, outputs),
     )
