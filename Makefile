@@ -16,7 +16,8 @@ TORCH_INDEX := $(if $(MODELPORT_TORCH_INDEX),--extra-index-url "$(MODELPORT_TORC
 
 .DEFAULT_GOAL := help
 .PHONY: help serve train train-missing test test-app test-fast test-gpu check format lint types \
-	lock image-test docs clean bench bench-peers bench-engine bench-overload bench-reload
+	lock image-test docs clean bench bench-peers bench-engine bench-overload bench-reload \
+	bench-training
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,6 +118,9 @@ bench-overload: $(VENV)/.dev  ## goodput and latency at 2 and 10 times the peak
 
 bench-reload: $(VENV)/.dev  ## new versions every 2 s for 2 minutes, one in three broken
 	$(BIN)/python -m bench.reload
+
+bench-training: $(VENV)/.dev  ## the training loop beside the tutorials' and a bare one
+	$(BIN)/python -m bench.training $(ARGS)
 
 image-test: ## build the serving image, run it hardened, and check it (docker or podman)
 	$(PYTHON) tests/image/image_test.py

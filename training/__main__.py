@@ -1,4 +1,4 @@
-"""The command line: `python -m training list`, `python -m training run NAME`."""
+"""The command line: `python -m training list`, `… run NAME`, `… run --data FILE`, `… init`."""
 
 # Everything else is imported inside `main`: torch and scikit-learn take seconds and may be missing,
 # help is to be at once, and an interruption is answered from the start.
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 PROGRAM = "python -m training"
 INTERRUPTED = 130
@@ -26,6 +26,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=PROGRAM, description="Train a model, prove it, and publish it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="the built-in runs")
+    _add_run(commands)
+    _add_init(commands)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run",
         help="train, prove and publish one run",
@@ -34,13 +40,40 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("name", metavar="NAME", help="a name that `list` shows")
+    run.add_argument("built_in", metavar="NAME", nargs="?", help="a name that `list` shows")
+    _add_source(run)
+    run.add_argument("--config", type=Path, metavar="FILE", help="all this in a file of TOML")
+    run.add_argument("--name", metavar="NAME", help="the model's name, with --data")
+    run.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="COLUMN=KIND",
+        dest="fields",
+        help="what a column holds: number, category, boolean, date or drop; text for texts to "
+        "learn from; series and step for series, a row a step; may be repeated",
+    )
+    run.add_argument(
+        "--split", metavar="HOW", help="the same as --set split=HOW, such as time:COLUMN"
+    )
+    run.add_argument(
+        "--budget", metavar="BUDGET", help="the same as --set budget=BUDGET, such as 10m"
+    )
     run.add_argument(
         "--models",
         type=Path,
         metavar="DIR",
         default=None,
         help=f"the model repository (default: ${MODELS_VARIABLE}, else ./models)",
+    )
+    run.add_argument(
+        "--resume", action="store_true", help="go on from where an interruption ended this run"
+    )
+    run.add_argument(
+        "--checkpoints",
+        type=Path,
+        metavar="DIR",
+        help="what --resume goes on from (default: .checkpoints in the model repository)",
     )
     run.add_argument(
         "--set",
@@ -50,7 +83,32 @@ def build_parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="change a setting of the run; may be repeated",
     )
-    return parser
+
+
+def _add_source(parser: Any) -> None:
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="a table of your own, or a folder of pictures"
+    )
+    parser.add_argument(
+        "--target", metavar="COLUMN", help="what to predict; a,b,c for columns of labels"
+    )
+    parser.add_argument(
+        "--kind",
+        choices=("auto", "classification", "regression", "multilabel"),
+        help="the task; auto decides by the target",
+    )
+
+
+def _add_init(commands: Any) -> None:
+    init = commands.add_parser(
+        "init",
+        help="write a commented run.toml to start from",
+        description="Write a file for `run --config`, with what is guessed of --data.",
+    )
+    _add_source(init)
+    init.add_argument(
+        "--output", type=Path, metavar="FILE", default=Path("run.toml"), help="(run.toml)"
+    )
 
 
 def _settings_help() -> str:
@@ -83,7 +141,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
 
         options = build_parser().parse_args(arguments)
         try:
-            return _list() if options.command == "list" else _run(options)
+            return {"list": _list, "init": _init, "run": _run}[options.command](options)
         except TrainingError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_status
@@ -96,7 +154,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
         return NO_PACKAGE
 
 
-def _list() -> int:
+def _list(_: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -113,19 +171,51 @@ def _list() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rich.console import Console  # noqa: PLC0415
+    from training import order  # noqa: PLC0415
 
-    from training.config import parse_overrides  # noqa: PLC0415
-
-    overrides = parse_overrides(options.overrides)
+    wanted = order.order_of(options)
     models = options.models or Path(os.environ.get(MODELS_VARIABLE) or "models")
 
+    from rich.console import Console  # noqa: PLC0415
+
     from training import pipeline, summary  # noqa: PLC0415
+    from training.checkpoints import Keep  # noqa: PLC0415
     from training.progress import progress_on  # noqa: PLC0415
+    from training.publish import check_writable  # noqa: PLC0415
 
     console = Console()
-    outcome = pipeline.run(options.name, models, overrides, progress_on(console))
+    keep = Keep(options.checkpoints or models / pipeline.CHECKPOINTS, options.resume)
+    if wanted.built_in:
+        outcome = pipeline.run(wanted.built_in, models, wanted.settings, progress_on(console), keep)
+    else:
+        check_writable(models)
+        run, config = _own(wanted, console)
+        outcome = pipeline.travel(run, config, models, progress_on(console), keep)
     summary.show(outcome, console)
+    return 0
+
+
+def _own(wanted: Any, console: Any) -> tuple[Any, Any]:
+    """A user's own data as a run, and its settings; says what was found in the data."""
+    if wanted.pictures is not None:
+        from training.own_images import own_images  # noqa: PLC0415
+
+        found = own_images(wanted.pictures, wanted.name, wanted.settings)
+        for note in found.notes:
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
+        return found.run, found.config
+    from training import own, own_sequences  # noqa: PLC0415
+
+    mine = own_sequences.any_own_run(wanted.source, wanted.name, wanted.settings)
+    own.show(mine.collected, console)
+    return mine.run, mine.config
+
+
+def _init(options: argparse.Namespace) -> int:
+    from training import order  # noqa: PLC0415
+
+    order.write_runfile(options)
+    print(f"wrote {options.output}; read it, then: {PROGRAM} run --config {options.output}")
     return 0
 
 

@@ -1,12 +1,24 @@
 """The model card: what the model is for, how good it is, and where it came from, in Markdown."""
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 
 from app.bundle.manifest import Manifest
-from app.bundle.signature import CategoryField, ImageField, InputField, NumberField
+from app.bundle.signature import (
+    CategoryField,
+    ImageField,
+    InputField,
+    NumberField,
+    SeriesField,
+    TextField,
+)
+from training.card_quality import quality_lines
 from training.data.dataset import Dataset
 from training.tasks import Classification, MultiLabel, Regression
+
+#: Of a vocabulary; a reader wants to know what kind of words.
+WORDS_SHOWN = 20
 
 
 def model_card(manifest: Manifest, dataset: Dataset) -> str:
@@ -31,7 +43,7 @@ def _lines(manifest: Manifest, dataset: Dataset) -> Iterator[str]:
     yield "```sh"
     yield f"curl localhost:8000/models/{manifest.name}/predict \\"
     yield "  -H 'content-type: application/json' \\"
-    yield f"  -d '{_request(manifest)}'"
+    yield f"  -d {_request(manifest)}"
     yield "```"
     yield ""
     yield "## Quality"
@@ -42,10 +54,27 @@ def _lines(manifest: Manifest, dataset: Dataset) -> Iterator[str]:
         [(s, *(f"{m[name]:.4f}" for name in names)) for s, m in manifest.metrics.items()],
     )
     yield ""
+    if manifest.quality is not None and manifest.quality.baselines:
+        yield "On the same test rows, models that need no thought:"
+        yield ""
+        yield from _table(
+            ("baseline", *(name.replace("_", " ") for name in names)),
+            [
+                (one.name, *(f"{one.metrics[n]:.4f}" if n in one.metrics else "–" for n in names))
+                for one in manifest.quality.baselines
+            ],
+        )
+        yield ""
     for gate in manifest.gates:
-        bar = f"at least {gate.minimum:g}" if gate.minimum is not None else f"{gate.maximum:g}"
+        bar = (
+            f"at least {gate.minimum:g}"
+            if gate.minimum is not None
+            else f"at most {gate.maximum:g}"
+        )
         yield f"Gate: {gate.split} {gate.metric} {bar}; it is {gate.value:.4f}."
     yield ""
+    if manifest.quality is not None:
+        yield from quality_lines(manifest, manifest.quality)
     yield "## Data"
     yield ""
     yield f"{dataset.source}; {len(dataset.targets):,} rows. The model knows these rows and no"
@@ -73,24 +102,45 @@ def _fields(manifest: Manifest) -> Sequence[InputField]:
 def accepts(field: InputField) -> str:
     """What values a field takes, in words."""
     if isinstance(field, NumberField):
-        return f"{field.minimum:,g} to {field.maximum:,g} {field.unit or ''}".strip()
+        return f"{_range(field)} {field.unit or ''}".strip()
     if isinstance(field, CategoryField):
-        return ", ".join(field.vocabulary) + (", or another" if field.accept_unknown else "")
+        words = list(field.vocabulary[:WORDS_SHOWN])
+        if len(words) < len(field.vocabulary):
+            words.append(f"{len(field.vocabulary) - len(words)} more")
+        return ", ".join(words) + (", or another" if field.accept_unknown else "")
     if isinstance(field, ImageField):
         return f"{field.height} × {field.width} numbers 0–{field.maximum}, or a picture in base64"
+    if isinstance(field, TextField):
+        return f"text of up to {field.max_length:,} characters"
+    if isinstance(field, SeriesField):
+        steps = f"{field.minimum_length:,} to {field.maximum_length:,} steps"
+        return f"{steps} of {', '.join(field.channels)}"
     return field.description
+
+
+def _range(field: NumberField) -> str:
+    match field.minimum, field.maximum:
+        case None, None:
+            return "any number"
+        case low, None:
+            return f"from {low:,g}"
+        case None, high:
+            return f"up to {high:,g}"
+        case low, high:
+            return f"{low:,g} to {high:,g}"
 
 
 def _request(manifest: Manifest) -> str:
     instance = {field.name: field.example for field in manifest.signature.fields}
-    return json.dumps({"instances": [instance]}, separators=(",", ":"))
+    body = json.dumps({"instances": [instance]}, separators=(",", ":"), ensure_ascii=False)
+    return shlex.quote(body)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield "|" + "---|" * len(head)
     for row in rows:
-        yield f"| {' | '.join(row)} |"
+        yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |"
 
 
 def _provenance(manifest: Manifest) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -12,9 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from app.bundle.quality import Interval, Slice
 from app.bundle.signature import ImageField
 from app.bundle.tensors import Array
-from training.select import Selection
+from training.latency import BATCH_ROWS
+from training.models import Predictor
+from training.select import Selection, Trained, pareto
+from training.tasks import Metric, Task
 from training.validate import Evaluation
 
 #: matplotlib knows no CSS variables: it draws in these colours, which are replaced afterwards.
@@ -23,6 +27,8 @@ FAINT = "#040506"
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04")
 #: Of a scatter plot, so that a report stays small.
 POINTS = 2000
+#: Of a name on an axis.
+LABEL_CHARACTERS = 36
 _VARIABLES = {
     INK: "currentColor",
     FAINT: "var(--line)",
@@ -50,12 +56,19 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def learning_curves(selection: Selection) -> Markup:
-    """Loss and metric by epoch; dashed is the training split, a dot the weights kept."""
+def learning_curves(selection: Selection) -> Markup | None:
+    """Loss and metric by epoch; dashed is the training split, a dot the weights kept.
+
+    Of the networks: trees have no epochs.
+    """
+    learnt = [one for one in selection.trained if one.history.epochs]
+    networks = [one.predictor for one in learnt if isinstance(one.predictor, Predictor)]
+    if not networks:
+        return None
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.2, 3.1), layout="constrained")
         losses, metrics = figure.subplots(1, 2)
-        for color, one in zip(SERIES * len(selection.trained), selection.trained, strict=False):
+        for color, one in zip(SERIES * len(learnt), learnt, strict=False):
             epochs = one.history.epochs
             numbers = np.arange(1, len(epochs) + 1)
             loss = [epoch.validation_loss for epoch in epochs]
@@ -68,13 +81,47 @@ def learning_curves(selection: Selection) -> Markup:
             best = one.history.best_epoch
             losses.plot(best, loss[best - 1], "o", color=color)
             metrics.plot(best, metric[best - 1], "o", color=color)
-        name = selection.chosen.predictor.head.metric
         losses.set(title="Loss (log scale)", xlabel="epoch", yscale="log")
-        metrics.set(title=f"Validation {name}", xlabel="epoch")
+        metrics.set(title=f"Validation {networks[0].head.metric}", xlabel="epoch")
         metrics.legend(loc="best")
         for axes in (losses, metrics):
             _plain(axes)
         return _svg(figure)
+
+
+def metric_over_latency(selection: Selection, task: Task) -> Markup | None:
+    """The chief metric on the validation rows over the time for a batch; what is on the line is
+    not beaten in both. Faint are the trials of a search."""
+    timed = [one for one in selection.trained if one.latency is not None]
+    if len(timed) < 2:
+        return None
+    chief = task.chief
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+        axes = figure.subplots()
+        times_ms = [trial.latency.batch_ms for trial in selection.trials]
+        values = [abs(trial.rank) for trial in selection.trials]
+        axes.plot(times_ms, values, "o", color=INK, markersize=3, alpha=0.3)
+        front = np.array([_point(one, chief) for one in pareto(timed, task)])
+        axes.step(front[:, 0], front[:, 1], where="post", color=FAINT, linewidth=1.2)
+        for one in timed:
+            x, y = _point(one, chief)
+            is_chosen = one.candidate.name == selection.chosen.candidate.name
+            axes.plot(x, y, "o", color=SERIES[0], markersize=9 if is_chosen else 5)
+            name = f"{one.candidate.name}, chosen" if is_chosen else one.candidate.name
+            axes.annotate(name, (x, y), xytext=(7, 5), textcoords="offset points", fontsize=9)
+        axes.set(
+            xlabel=f"milliseconds for {BATCH_ROWS} rows (log scale)",
+            ylabel=f"validation {chief.name.replace('_', ' ')}",
+            xscale="log",
+        )
+        axes.margins(x=0.25, y=0.15)
+        _plain(axes)
+        return _svg(figure)
+
+
+def _point(one: Trained, metric: Metric) -> tuple[float, float]:
+    return one.latency.batch_ms if one.latency else 0.0, one.validation.metrics[metric.name]
 
 
 def reliability_diagram(evaluation: Evaluation) -> Markup:
@@ -107,6 +154,49 @@ def predicted_against_true(values: Array, targets: Array) -> Markup:
         for axes in (points, spread):
             _plain(axes)
         return _svg(figure)
+
+
+def interval_plot(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> Markup:
+    """Metrics between 0 and 1 with what they would be on other rows."""
+    shown = [name for name in intervals if 0 <= metrics[name] <= 1 and intervals[name].high <= 1]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.4, 0.6 + 0.42 * len(shown)), layout="constrained")
+        axes = figure.subplots()
+        for place, name in enumerate(reversed(shown)):
+            ends = [intervals[name].low, intervals[name].high]
+            axes.plot(ends, [place, place], color=SERIES[0], linewidth=5, alpha=0.4)
+            axes.plot(metrics[name], place, "o", color=SERIES[0])
+        names = [name.replace("_", " ") for name in reversed(shown)]
+        axes.set_yticks(range(len(shown)), names)
+        axes.set(xlim=(0, 1), ylim=(-0.6, len(shown) - 0.4))
+        _plain(axes)
+        return _svg(figure)
+
+
+def slice_plot(slices: Sequence[Slice], whole: float) -> Markup:
+    """The chief metric of each slice, worst on top, with its interval and number of rows."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9.2, 0.7 + 0.3 * len(slices)), layout="constrained")
+        axes = figure.subplots()
+        for place, one in enumerate(reversed(slices)):
+            axes.barh(place, one.value, 0.7, color=SERIES[0], alpha=0.25 if one.few else 0.7)
+            ends = [one.interval.low, one.interval.high]
+            axes.plot(ends, [place, place], color=INK, linewidth=1.2)
+        names = [f"{_short(one.field)}: {_short(one.values)} ({one.rows})" for one in slices]
+        axes.set_yticks(range(len(slices)), [_literal(name) for name in reversed(names)])
+        axes.axvline(whole, color=INK, linestyle=":", linewidth=1.2)
+        axes.set(xlabel=slices[0].metric.replace("_", " "), ylim=(-0.6, len(slices) - 0.4))
+        _plain(axes)
+        return _svg(figure)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LABEL_CHARACTERS else text[: LABEL_CHARACTERS - 1] + "…"
+
+
+def _literal(text: str) -> str:
+    """matplotlib takes what is between dollars for formulas."""
+    return text.replace("$", r"\$")
 
 
 def _plain(axes: Axes) -> None:

@@ -4,7 +4,8 @@ import difflib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final, Self
+from pathlib import Path
+from typing import Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -17,6 +18,7 @@ from pydantic import (
 )
 
 from training.errors import UsageError
+from training.rules import check_rule
 
 _BAR: Final = re.compile(r"(?P<metric>[a-z0-9_]+)\s*(?P<sign>[<>]=)\s*(?P<bound>[-+.0-9eE]+)")
 
@@ -72,6 +74,27 @@ class RunConfig(BaseModel):
     batch_size: int = Field(default=64, ge=1, description="rows in one training step")
     learning_rate: float = Field(default=3e-3, gt=0, description="peak step size of AdamW")
     weight_decay: float = Field(default=1e-2, ge=0, description="decay of AdamW")
+    clip_norm: float = Field(
+        default=5.0, gt=0, description="longest gradient; a longer one is shortened to it"
+    )
+    warmup_share: float = Field(
+        default=0.05, ge=0, le=0.5, description="share of the steps in which the step size rises"
+    )
+    device: Literal["auto", "cpu"] = Field(
+        default="auto", description="auto takes a GPU where torch sees one"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="of training; auto is bf16 for pictures on hardware that has it"
+    )
+    resident_mib: int = Field(
+        default=2048,
+        ge=0,
+        description="a split of more MiB is not kept on the device but fetched batch by batch",
+    )
+    # Of this machine, so neither hashed nor published.
+    logs: Path | None = Field(
+        default=None, exclude=True, description="folder for learning curves that TensorBoard reads"
+    )
     missing_rate: float = Field(
         default=0.0,
         ge=0,
@@ -84,16 +107,78 @@ class RunConfig(BaseModel):
         le=64,
         description="training pictures are shifted by up to this, anew every step",
     )
+    flip: bool = Field(
+        default=False, description="half of the training pictures are mirrored, left to right"
+    )
+    image_size: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="longer side of a user's pictures; 0 takes it from the data, at most 128",
+    )
+    broken_share: float = Field(
+        default=0.02, ge=0, le=0.5, description="pictures that may be unreadable; more end the run"
+    )
+    budget: str = Field(
+        default="",
+        pattern=r"^(\d+[smh]|trials=\d+)?$",
+        description="time or trials to search settings in, such as 30s, 10m or trials=50; none: "
+        "candidates as they are",
+    )
+    folds: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="parts of the rows by turns held out in a search; 0 is 5 under 2,000 rows and "
+        "none above, 1 is none",
+    )
+    faster_by: float = Field(
+        default=3.0,
+        ge=0,
+        description="a candidate as good within chance is taken where it is served so many times "
+        "as fast; 0 is never",
+    )
     validation_share: float = Field(
         default=0.2, ge=0.05, le=0.4, description="share of the rows kept for choosing"
     )
     test_share: float = Field(
         default=0.2, ge=0.05, le=0.4, description="share of the rows kept for the gates"
     )
+    split: str = Field(
+        default="auto",
+        pattern=r"^(auto|random|stratified|(group|time):.+)$",
+        description="how rows are divided: auto, random, stratified, group:COLUMN, time:COLUMN",
+    )
     gates: tuple[Bar, ...] = Field(
         default=(),
         description="bars of test metrics, such as accuracy>=0.9,log_loss<=0.3; below, nothing is "
-        "published",
+        "published; without any the model must do better than the trivial answer",
+    )
+    max_regression: float | None = Field(
+        default=None,
+        ge=0,
+        description="loss of the chief metric against the published version that is let pass, "
+        "relative for an error; unset is 0.01, or 0.02 for an error",
+    )
+    calibrate: bool = Field(
+        default=True, description="scores are made honest by a temperature, where that helps"
+    )
+    threshold: str = Field(
+        default="0.5",
+        description="score from which the second of two classes is chosen: a number, f1, "
+        "recall>=0.9 or precision>=0.9",
+    )
+    variants: str = Field(
+        default="auto",
+        pattern=r"^(auto|none|int8|fp16|int8,fp16|fp16,int8)$",
+        description="smaller graphs beside the exported one: auto, none, int8, fp16 or both",
+    )
+    variant_drop: float = Field(
+        default=0.5,
+        ge=0,
+        le=100,
+        description="what a variant may lose of the chief metric, in points, or in per cent of an "
+        "error",
     )
     max_rows: int = Field(
         default=64, ge=1, le=4096, description="largest batch that is proved, in rows"
@@ -108,6 +193,11 @@ class RunConfig(BaseModel):
         if isinstance(given, str):
             return [part for part in given.split(",") if part.strip()]
         return given
+
+    @field_validator("threshold")
+    @classmethod
+    def _known_rule(cls, given: str) -> str:
+        return check_rule(given)
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
@@ -128,7 +218,7 @@ class RunConfig(BaseModel):
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise UsageError(f"unknown setting {unknown[0]!r}{hint}; known are {', '.join(known)}")
         try:
-            return type(self).model_validate({**self.model_dump(), **overrides})
+            return type(self).model_validate({**dict(self), **overrides})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             if not first["loc"]:

@@ -4,6 +4,8 @@ number    edges (ascending; bin i holds edges[i] <= x < edges[i+1], the last one
           frequencies (share of the present values in each bin), missing_rate
 category  frequencies (share of all rows by value; "" is missing), missing_rate
 image     the same as number, of `statistic`, the mean of the row's pixels over the maximum
+text      the same as number, of `statistic`, the length in bytes
+series    the same as number, of `statistic`, the length in steps
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from app.bundle.padding import row_lengths
 from app.bundle.signature import CategoryField, ImageField, InputField, IntegerField, NumberField
 from app.bundle.tensors import Array, Tensors
+from training.lengths import is_padded
 
 BINS = 10
 
@@ -41,6 +45,9 @@ def _distribution(tensor: Array, field: InputField) -> Mapping[str, Any]:
             **rows,
             **_histogram(pixels.mean(axis=1)),
         }
+    if is_padded(field, tensor):
+        lengths = row_lengths(tensor).astype(np.float64)
+        return {"kind": field.kind, "statistic": "length", **rows, **_histogram(lengths)}
     return {}
 
 

@@ -4,6 +4,7 @@ TrainingError
 ├── UsageError          2  an unknown run, an unknown setting, a bad value
 ├── Rejected            1  the model must not be published
 │   ├── Diverged           the loss stopped being a number
+│   ├── Unsuitable         a candidate cannot do the task; another may
 │   ├── GateFailed         a metric is outside its bar
 │   └── ProofFailed        the exported graph does not answer as PyTorch does
 └── EnvironmentTrouble  3  a folder that cannot be written, a package that is not there
@@ -27,6 +28,10 @@ class Rejected(TrainingError):
 
 
 class Diverged(Rejected):
+    pass
+
+
+class Unsuitable(Rejected):
     pass
 
 

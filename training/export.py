@@ -1,12 +1,13 @@
-"""From a trained predictor to one ONNX graph that takes raw features and gives labels.
+"""From a trained model to one ONNX graph that takes raw features and gives labels.
 
-torch exports the arithmetic; strings on either side of it are look-ups that torch has no word
-for, written by hand and merged with it. The result holds nothing of the machine it was made on.
+torch or skl2onnx exports the arithmetic; strings on either side of it are look-ups that torch has
+no word for, written by hand and merged with it. The result holds nothing of the machine it was made
+on.
 """
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import onnx
@@ -15,34 +16,34 @@ from onnx import TensorProto, checker, compose, helper
 
 from app.bundle.manifest import Graph
 from app.bundle.tensors import Tensors
-from training.models import Predictor
+from training.export_trees import CLASSICAL, export_trees
+from training.models import Model, Predictor, Trees
 from training.preprocess import UNKNOWN, Lookup
 from training.tasks import BATCH, LABEL, SCORES, Classification
 
 PRODUCER = "modelport"
-CLASSICAL = "ai.onnx.ml"
 #: The first version of the operator set whose LabelEncoder is the present one.
 CLASSICAL_OPSET = 4
 #: Rows of the example that torch traces; 0 and 1 would be taken as constants.
 EXAMPLE_ROWS = 3
 
 
-def export(predictor: Predictor, example: Tensors) -> onnx.ModelProto:
-    """Build the graph: look-ups, preprocessing, network, head, label.
+def export(trained: Model, example: Tensors) -> onnx.ModelProto:
+    """Build the graph: look-ups, preprocessing, network and head or trees, label.
 
     Args:
         example: at least `EXAMPLE_ROWS` rows of the graph's inputs.
     Returns:
         A checked model with inputs as in `example` and the outputs of the task.
     """
-    model = export_network(predictor, example)
-    lookup = predictor.preprocess.lookup
+    model = export_arithmetic(trained, example)
+    lookup = trained.lookup
     if lookup is not None:
         part = lookup_part(lookup, model)
         model = compose.merge_models(part, model, io_map=[(lookup.ids, lookup.ids)])
-    task = predictor.task
+    task = trained.task
     if isinstance(task, Classification):
-        naming = label_part(task.labels, model)
+        naming = label_part(task, model)
         io_map = [(SCORES, SCORES)]
         model = compose.merge_models(model, naming, io_map=io_map, outputs=[SCORES, LABEL])
     order = [name for name in example if name in {i.name for i in model.graph.input}]
@@ -53,18 +54,36 @@ def export(predictor: Predictor, example: Tensors) -> onnx.ModelProto:
     return model
 
 
+def export_arithmetic(trained: Model, example: Tensors) -> onnx.ModelProto:
+    """What is between look-ups and label, by what trained it."""
+    match trained:
+        case Predictor():
+            return export_network(trained, example)
+        case Trees():
+            return export_trees(trained, example, CLASSICAL_OPSET)
+        case _:
+            raise TypeError(f"no export for {type(trained).__name__}")
+
+
 def export_network(predictor: Predictor, example: Tensors) -> onnx.ModelProto:
-    """The torch part: preprocessing, network and head, with a free batch dimension."""
+    """The torch part: preprocessing, network and head, with a free batch dimension, and whichever
+    others the preprocessor says are free."""
     rows = {name: array[:EXAMPLE_ROWS] for name, array in example.items()}
-    features = predictor.eval().preprocess.features(rows)
-    batch = torch.export.Dim(BATCH)
+    preprocess = predictor.eval().preprocess
+    features = preprocess.features(rows)
+    names = {BATCH, *(dim for axes in preprocess.free.values() for dim in axes.values())}
+    # Sizes 0 and 1 are special to torch, which must not keep what it would do for them alone.
+    dims = {name: torch.export.Dim(name, min=0 if name == BATCH else 2) for name in names}
+    free = [{0: BATCH, **preprocess.free.get(name, {})} for name in preprocess.names]
     with _known_warnings_silenced():
         program = torch.onnx.export(
             predictor,
             features,
-            input_names=list(predictor.preprocess.names),
+            input_names=list(preprocess.names),
             output_names=[predictor.task.answer],
-            dynamic_shapes=(tuple({0: batch} for _ in features),),
+            dynamic_shapes=(
+                tuple({axis: dims[name] for axis, name in axes.items()} for axes in free),
+            ),
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -72,7 +91,16 @@ def export_network(predictor: Predictor, example: Tensors) -> onnx.ModelProto:
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     model: onnx.ModelProto = program.model_proto
+    _check_free(model, dict(zip(preprocess.names, free, strict=True)))
     return model
+
+
+def _check_free(model: onnx.ModelProto, free: Mapping[str, Mapping[int, str]]) -> None:
+    """Raise RuntimeError where a dim is that of the example: the exporter says nothing of it."""
+    for value in model.graph.input:
+        for axis, name in free[value.name].items():
+            if not value.type.tensor_type.shape.dim[axis].dim_param:
+                raise RuntimeError(f"{name} of input {value.name!r} is fixed in the exported graph")
 
 
 @contextmanager
@@ -126,10 +154,12 @@ def lookup_part(lookup: Lookup, beside: onnx.ModelProto) -> onnx.ModelProto:
     return _part(graph, beside)
 
 
-def label_part(labels: Sequence[str], beside: onnx.ModelProto) -> onnx.ModelProto:
-    """Scores float32 [batch, classes] to the name of the highest, string [batch]."""
+def label_part(task: Classification, beside: onnx.ModelProto) -> onnx.ModelProto:
+    """Scores float32 [batch, classes] to the name of the chosen class, string [batch]."""
+    labels = task.labels
+    choosing, constants = _choice(task.threshold)
     nodes = [
-        helper.make_node("ArgMax", [SCORES], ["label_id"], axis=1, keepdims=0),
+        *choosing,
         helper.make_node(
             "LabelEncoder",
             ["label_id"],
@@ -146,8 +176,25 @@ def label_part(labels: Sequence[str], beside: onnx.ModelProto) -> onnx.ModelProt
         "naming",
         [helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info(LABEL, TensorProto.STRING, [BATCH])],
+        constants,
     )
     return _part(graph, beside)
+
+
+def _choice(threshold: float | None) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """From scores to the class's index `label_id` int64 [batch], and the constants it takes."""
+    if threshold is None:
+        return [helper.make_node("ArgMax", [SCORES], ["label_id"], axis=1, keepdims=0)], []
+    constants = [
+        helper.make_tensor("second", TensorProto.INT64, [], [1]),
+        helper.make_tensor("threshold", TensorProto.FLOAT, [], [threshold]),
+    ]
+    nodes = [
+        helper.make_node("Gather", [SCORES, "second"], ["second_score"], axis=1),
+        helper.make_node("GreaterOrEqual", ["second_score", "threshold"], ["is_second"]),
+        helper.make_node("Cast", ["is_second"], ["label_id"], to=TensorProto.INT64),
+    ]
+    return nodes, constants
 
 
 def _part(graph: onnx.GraphProto, beside: onnx.ModelProto) -> onnx.ModelProto:

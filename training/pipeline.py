@@ -1,27 +1,42 @@
 """The road from raw data to a published bundle, in the order in which it is travelled."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.bundle.manifest import Manifest
+from app.bundle.manifest import GOLDEN_FILE, MODEL_FILE, Gate, Manifest, Provenance
+from app.bundle.quality import Baseline
 from app.bundle.store import Bundle
 from app.bundle.tensors import Array, Tensors
 from training import runtime
+from training.baselines import measure_baselines
+from training.calibrate import settle
+from training.checkpoints import Keep
 from training.config import RunConfig
+from training.curves import LoggedProgress
 from training.data.dataset import Dataset, Rows
 from training.data.split import Split, split_dataset
+from training.errors import Rejected
+from training.evidence import quality_of
 from training.export import describe_graph, export
-from training.models import Predictor
+from training.floor import bars_of
+from training.hardware import is_first_process, join_processes, part_with_others
+from training.models import AnyCandidate, Model
+from training.predecessor import Compared, check_regression, compare_with_published
+from training.preprocess import Preprocess
 from training.progress import Progress
 from training.proof import Proof, golden_bytes, prove, prove_files
 from training.provenance import provenance_of
-from training.publish import build_manifest, check_writable, publish_bundle
+from training.publish import build_manifest, check_writable, publish_bundle, signature_of
 from training.report import Findings, write_papers
 from training.runs import Run, find_run
-from training.select import Selection, choose, train_candidates
+from training.select import Selection, Trial, choose, prove_each, standard_error, train_candidates
 from training.train import make_repeatable
 from training.validate import Evaluation, check_gates, evaluate, gates_of
+from training.variants import make_variants, prove_variants
+
+#: Checkpoints, in the folder of the models, where it can be written for sure.
+CHECKPOINTS = ".checkpoints"
 
 
 @dataclass(frozen=True)
@@ -38,8 +53,8 @@ class Outcome:
     bundle: Bundle
 
     @property
-    def predictor(self) -> Predictor:
-        """The chosen module: from the graph's inputs (strings looked up) to the answer."""
+    def predictor(self) -> Model:
+        """The chosen model: from the graph's inputs (strings looked up) to the answer."""
         return self.selection.chosen.predictor
 
     @property
@@ -52,7 +67,7 @@ class Outcome:
         return self.split.test
 
     def reference(self, inputs: Tensors) -> dict[str, Array]:
-        """What PyTorch answers to the graph's inputs, as the graph's outputs."""
+        """What the chosen model answers to the graph's inputs, as the graph's outputs."""
         return self.predictor.reference(inputs)
 
 
@@ -72,6 +87,7 @@ def run(
     models: Path,
     overrides: Mapping[str, object] | None = None,
     progress: Progress | None = None,
+    keep: Keep | None = None,
 ) -> Outcome:
     """Train a built-in run, prove the result and publish it under `models`.
 
@@ -81,45 +97,71 @@ def run(
         EnvironmentTrouble: the folder cannot be written, or a data package is missing.
     """
     found = find_run(name)
-    return travel(
-        found, found.config.with_overrides(overrides or {}), models, progress or Progress()
-    )
+    config = found.config.with_overrides(overrides or {})
+    return travel(found, config, models, progress or Progress(), keep)
 
 
-def travel(run: Run, config: RunConfig, models: Path, progress: Progress) -> Outcome:
-    """The whole road. Errors as for `run`."""
+def travel(
+    run: Run, config: RunConfig, models: Path, progress: Progress, keep: Keep | None = None
+) -> Outcome:
+    """The whole road. Errors as for `run`.
+
+    Several processes that were started together train together; all but the first end after it.
+    Checkpoints stay where it ends in any other way than by publishing or rejecting the model.
+    """
     check_writable(models)
+    join_processes(config)
     make_repeatable(config)
+    if not is_first_process():
+        progress = Progress()
+    elif config.logs is not None:
+        progress = LoggedProgress(progress, config.logs / run.name)
+    keep = keep or Keep(models / CHECKPOINTS)
+    try:
+        outcome = _travel(_Journey(run, config, models, progress, keep))
+    except Rejected:
+        keep.clear(run.name)
+        raise
+    keep.clear(run.name)
+    return outcome
 
-    progress.stage("Collect and split the data")
-    dataset = run.collect()
-    split = split_dataset(dataset, config)
-    progress.note(
-        f"{len(dataset.targets):,} rows, {dataset.task.kind}: "
-        f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
-    )
 
-    progress.stage("Train the candidates")
+@dataclass(frozen=True)
+class _Journey:
+    """What every stage needs."""
+
+    run: Run
+    config: RunConfig
+    models: Path
+    progress: Progress
+    keep: Keep
+
+
+def _travel(journey: _Journey) -> Outcome:
+    run, config, progress = journey.run, journey.config, journey.progress
+    dataset, split = _collect(journey)
     preprocess = run.fit_preprocess(split.train.inputs)
-    trained = train_candidates(run.candidates, preprocess, split, config, progress)
-    selection = choose(trained, dataset.task)
-    chosen = selection.chosen
-    progress.note(f"chosen: {chosen.candidate.name} ({selection.reason})")
+    selection = _select(journey, dataset, split, preprocess)
+    chosen = selection.chosen.predictor
+
+    progress.stage("Calibrate it on the validation rows")
+    settled = settle(chosen, dataset, split, config, progress)
+    dataset, split = settled.dataset, settled.split
 
     progress.stage("Measure it on the test rows and check the gates")
-    test = evaluate(chosen.predictor.answers(split.test.inputs), split.test)
-    evaluations = {"validation": chosen.validation, "test": test}
-    gates = tuple(gates_of(config.gates, test))
-    check_gates(gates)
+    verdict = _judge(journey, chosen, dataset, split, preprocess)
 
-    progress.stage("Export to ONNX and prove it against PyTorch")
-    graph = export(chosen.predictor, split.test.inputs)
+    progress.stage("Export to ONNX and prove it against " + chosen.framework)
+    graph = export(chosen, split.test.inputs)
     model = graph.SerializeToString(deterministic=True)
-    proof = prove(runtime.open_run(model), chosen.predictor, split.test, config)
+    proof = prove(runtime.open_run(model), chosen, split.test, config)
     progress.note(
         f"largest difference of an answer {proof.max_abs_error:.2g} at batches of "
         f"{', '.join(str(size) for size in proof.checked_rows)} rows; rows are independent"
     )
+
+    progress.stage("Make smaller variants")
+    variants = make_variants(model, proof, split, config, progress)
 
     progress.stage("Replay the finished files in a fresh process and publish them")
     manifest = build_manifest(
@@ -127,14 +169,110 @@ def travel(run: Run, config: RunConfig, models: Path, progress: Progress) -> Out
         config=config,
         dataset=dataset,
         split=split,
-        evaluations=evaluations,
-        gates=gates,
+        evaluations=verdict.evaluations,
+        gates=verdict.gates,
         proof=proof,
+        variants=variants,
+        quality=quality_of(
+            evaluations=verdict.evaluations,
+            split=split,
+            seed=config.seed,
+            calibration=settled.calibration,
+            predecessor=verdict.compared.record,
+            left_out=variants.left_out,
+            baselines=verdict.baselines,
+        ),
         graph=describe_graph(graph),
-        provenance=provenance_of(run.name, dataset, config, chosen.predictor),
+        provenance=verdict.provenance,
     )
     golden = golden_bytes(proof)
     prove_files(model, golden, manifest)
-    findings = Findings(dataset, split, selection, test, proof)
-    bundle = publish_bundle(models, manifest, model, golden, lambda m: write_papers(m, findings))
-    return Outcome(run, config, dataset, split, selection, evaluations, proof, bundle)
+    prove_variants(variants, golden, manifest)
+    findings = Findings(dataset, split, selection, verdict.evaluations["test"], proof)
+    files = {MODEL_FILE: model, GOLDEN_FILE: golden, **variants.files}
+    bundle = publish_bundle(journey.models, manifest, files, lambda m: write_papers(m, findings))
+    return Outcome(run, config, dataset, split, selection, verdict.evaluations, proof, bundle)
+
+
+def _collect(journey: _Journey) -> tuple[Dataset, Split]:
+    progress = journey.progress
+    progress.stage("Collect and split the data")
+    dataset = journey.run.collect()
+    split = split_dataset(dataset, journey.config)
+    progress.note(
+        f"{len(dataset.targets):,} rows, {dataset.task.kind}: "
+        f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
+    )
+    # With the vocabularies of the training rows.
+    return replace(dataset, fields=split.train.fields), split
+
+
+def _select(journey: _Journey, dataset: Dataset, split: Split, preprocess: Preprocess) -> Selection:
+    run, config, progress, keep = journey.run, journey.config, journey.progress, journey.keep
+    candidates: Sequence[AnyCandidate] = run.candidates
+    trials: tuple[Trial, ...] = ()
+    if config.budget:
+        progress.stage("Search for settings")
+        from training.search import search  # noqa: PLC0415 (Optuna takes long to import)
+
+        storage = keep.search_file(run.name, dataset, config)
+        found = search(candidates, run.fit_preprocess, split, config, progress, storage)
+        candidates, trials = found.candidates, found.trials
+
+    progress.stage("Train the candidates")
+    checkpoints = keep.checkpoints(run.name, dataset, config)
+    if checkpoints.are_there and not checkpoints.resume:
+        progress.note(f"an interrupted run in {checkpoints.folder} is not resumed but replaced")
+    trained = train_candidates(
+        candidates, preprocess, split, config, progress, checkpoints=checkpoints
+    )
+    if not part_with_others():
+        raise SystemExit(0)
+
+    progress.stage("Export each, prove it, time it, and choose")
+    selection = choose(
+        prove_each(trained, split, config, progress),
+        dataset.task,
+        faster_by=config.faster_by,
+        doubt=standard_error(split.validation, config.seed),
+        trials=trials,
+    )
+    progress.note(f"chosen: {selection.chosen.candidate.name} ({selection.reason})")
+    return selection
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What the test rows say of a model that passed."""
+
+    evaluations: Mapping[str, Evaluation]
+    gates: tuple[Gate, ...]
+    baselines: tuple[Baseline, ...]
+    provenance: Provenance
+    compared: Compared
+
+
+def _judge(
+    journey: _Journey, chosen: Model, dataset: Dataset, split: Split, preprocess: Preprocess
+) -> _Verdict:
+    config, progress = journey.config, journey.progress
+    parts = {"validation": split.validation, "test": split.test}
+    evaluations = {
+        name: evaluate(chosen.answers(rows.inputs), rows) for name, rows in parts.items()
+    }
+    test = evaluations["test"]
+    gates = tuple(gates_of(bars_of(config, split, progress), test))
+    check_gates(gates)
+    baselines = measure_baselines(test.answers, preprocess, split, config, progress)
+    provenance = provenance_of(journey.run.name, dataset, config, chosen)
+    compared = compare_with_published(
+        journey.models,
+        journey.run.name,
+        signature=signature_of(dataset),
+        provenance=provenance,
+        test=split.test,
+        new=test,
+        limit=config.max_regression,
+    )
+    check_regression(compared, progress)
+    return _Verdict(evaluations, gates, baselines, provenance, compared)

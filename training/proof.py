@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -13,19 +13,21 @@ from app.bundle.golden import (
     RawExample,
     Run,
     compare,
+    lead,
     load_golden,
     max_abs_error,
     row_dependence,
     save_golden,
 )
-from app.bundle.manifest import Manifest, NumericClass, Tolerance
-from app.bundle.signature import CategoryField, ImageField, InputField, NumberField
+from app.bundle.manifest import Manifest, NumericClass, Precision, Tolerance
+from app.bundle.signature import CategoryField, ImageField, InputField, NumberField, SeriesField
 from app.bundle.tensors import Array, Tensors, row_count, take_rows
 from training import runtime
 from training.config import RunConfig
 from training.data.dataset import Rows
 from training.errors import ProofFailed
-from training.models import Predictor
+from training.lengths import as_short, is_padded, of_other_lengths
+from training.models import Model
 from training.tasks import LABEL, Classification, MultiLabel, Regression, Task
 
 #: Above this |difference| from PyTorch, in units of the answer's scale, it is wrong, not rounded.
@@ -35,8 +37,6 @@ FP32_FLOOR = Tolerance(atol=1e-5, rtol=1e-4)
 MARGIN = 10
 #: TF32, FP16 and BF16 inside an execution provider stay below this on scores of scale 1.
 REDUCED = Tolerance(atol=2e-3, rtol=1e-2)
-#: Each of two scores near 0.5 may be off by the reduced tolerance, in opposite directions.
-TIE_MARGIN = 2 * (REDUCED.atol + REDUCED.rtol * 0.5)
 UNSEEN = "somewhere else"
 RAW_EXAMPLES = 2
 
@@ -57,7 +57,7 @@ class Proof:
     max_abs_error: float
 
 
-def prove(run: Run, predictor: Predictor, test: Rows, config: RunConfig) -> Proof:
+def prove(run: Run, predictor: Model, test: Rows, config: RunConfig) -> Proof:
     """Compare the graph with PyTorch, prove its rows independent, and choose the golden rows.
 
     Raises:
@@ -67,8 +67,11 @@ def prove(run: Run, predictor: Predictor, test: Rows, config: RunConfig) -> Proo
     scale = scale_of(test)
     golden = choose_golden(predictor, test, config.golden_rows)
     pool = {k: np.concatenate([golden.inputs[k], test.inputs[k]]) for k in golden.inputs}
+    golden = replace(golden, inputs=as_short(golden.inputs, test.fields))
     sizes = tuple(sorted({1, 2, 7, config.max_rows}))
     error = max(parity_error(run, predictor, pool, size, scale) for size in sizes)
+    for rows in of_other_lengths(pool, test.fields):
+        error = max(error, parity_error(run, predictor, rows, 7, scale))
     floor = scaled(FP32_FLOOR, scale)
     fp32 = floor.model_copy(update={"atol": max(floor.atol, MARGIN * error)})
     mates = take_rows(pool, np.arange(config.max_rows) % row_count(pool))
@@ -93,9 +96,7 @@ def scaled(tolerance: Tolerance, scale: float) -> Tolerance:
     return tolerance.model_copy(update={"atol": tolerance.atol * scale})
 
 
-def parity_error(
-    run: Run, predictor: Predictor, pool: Tensors, size: int, scale: float = 1.0
-) -> float:
+def parity_error(run: Run, predictor: Model, pool: Tensors, size: int, scale: float = 1.0) -> float:
     """Largest |difference| of an answer over all rows of the pool, in batches of `size`.
 
     Args:
@@ -105,10 +106,11 @@ def parity_error(
     """
     answer = predictor.task.answer
     rows = row_count(pool)
+    expected = predictor.reference(pool)
     worst = 0.0
     for start in range(0, rows, size):
-        batch = take_rows(pool, np.arange(start, start + size) % rows)
-        want = predictor.reference(batch)
+        index = np.arange(start, start + size) % rows
+        batch, want = take_rows(pool, index), take_rows(expected, index)
         try:
             got = run(batch)
         except Exception as error:
@@ -131,13 +133,12 @@ def _difference(want: Tensors, got: Mapping[str, Array], task: Task, limit: floa
         return f"{answer} differ from PyTorch by {error:.3g}, more than {limit:g}"
     if not isinstance(task, Classification):
         return None
-    best_two = np.sort(want[answer], axis=1)[:, -2:]
-    clear = best_two[:, 1] - best_two[:, 0] > limit
+    clear = lead(want[answer], task.threshold) > 2 * limit
     wrong = int(((want[LABEL] != got[LABEL]) & clear).sum())
     return f"{wrong} labels differ from PyTorch's" if wrong else None
 
 
-def choose_golden(predictor: Predictor, test: Rows, rows: int) -> Golden:
+def choose_golden(predictor: Model, test: Rows, rows: int) -> Golden:
     """Held-out rows of every kind, then made-up gaps where a field allows them."""
     chosen = take_rows(test.inputs, spread_over_targets(test, rows))
     gaps = gap_rows(chosen, test.fields)
@@ -167,11 +168,16 @@ def gap_rows(inputs: Tensors, fields: Sequence[InputField]) -> dict[str, Array]:
     """Copies of the first rows, one for each gap that serving must bear.
 
     Each nullable number and category is missing once, each open vocabulary meets an unseen value
-    once, and one row lacks everything that may be missing. No rows where nothing may be missing.
+    once, each text is empty once, each series as short as may be, and one row lacks everything
+    that may be missing. No rows where nothing may be missing.
     """
-    changes: list[list[tuple[str, int, object]]] = []
-    everything: list[tuple[str, int, object]] = []
+    changes: list[list[tuple[str, int | slice, object]]] = []
+    everything: list[tuple[str, int | slice, object]] = []
     for field in fields:
+        if isinstance(field, SeriesField):
+            changes.append([(field.tensor, slice(field.minimum_length, None), np.nan)])
+        elif is_padded(field, inputs[field.tensor]):
+            changes.append([(field.tensor, slice(None), 0)])
         if field.column is None:
             continue
         if field.nullable and isinstance(field, NumberField):
@@ -207,8 +213,13 @@ def encode_png(row: Array, field: ImageField) -> bytes:
     return buffer.getvalue()
 
 
-def prove_files(model: bytes, golden: bytes, manifest: Manifest) -> None:
+def prove_files(
+    model: bytes, golden: bytes, manifest: Manifest, precision: Precision = "fp32"
+) -> None:
     """Replay golden by the very bytes to be published, in a process that has only ONNX Runtime.
+
+    Args:
+        model: the graph of this precision, held to its own tolerances.
 
     Raises:
         ProofFailed: they do not load there, or answer otherwise.
@@ -219,9 +230,16 @@ def prove_files(model: bytes, golden: bytes, manifest: Manifest) -> None:
         raise ProofFailed(f"the finished files do not work: {error}") from error
     with np.load(io.BytesIO(answer), allow_pickle=False) as archive:
         got = {k: v.astype(object) if v.dtype.kind == "U" else v for k, v in archive.items()}
-    found = compare(load_golden(golden).outputs, got, manifest)
-    if found.numeric_class != "fp32":
+    found = compare(load_golden(golden).outputs, got, manifest.variant(precision))
+    if found.numeric_class != ("fp32" if precision == "fp32" else "reduced"):
         raise ProofFailed(f"the finished files answer otherwise than PyTorch: {found.reason}")
+
+
+def tie_margin(task: Task) -> float:
+    """Rows whose label leads by less may differ in it: each of two scores near where the choice
+    turns may be off by the reduced tolerance, in opposite directions."""
+    turns = task.threshold if isinstance(task, Classification) and task.threshold else 0.5
+    return 2 * (REDUCED.atol + REDUCED.rtol * max(turns, 0.5))
 
 
 def golden_bytes(proof: Proof) -> bytes:

@@ -9,22 +9,28 @@ from pathlib import Path
 from app.bundle.manifest import Provenance
 from training.config import RunConfig
 from training.data.dataset import Dataset
-from training.models import Predictor
-from training.train import weights_sha256
+from training.models import Model
 
-PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "scikit-learn", "polars")
+PACKAGES = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "numpy",
+    "scikit-learn",
+    "skl2onnx",
+    "polars",
+)
 GIT_TIMEOUT_S = 5
 
 
-def provenance_of(
-    run_name: str, dataset: Dataset, config: RunConfig, predictor: Predictor
-) -> Provenance:
+def provenance_of(run_name: str, dataset: Dataset, config: RunConfig, model: Model) -> Provenance:
     versions = {"python": platform.python_version()}
     return Provenance(
         run=run_name,
         data_sha256=dataset.sha256,
         config_sha256=config.sha256(),
-        weights_sha256=weights_sha256(predictor),
+        weights_sha256=model.weights_sha256,
         seed=config.seed,
         threads=config.threads,
         versions=versions | {package: metadata.version(package) for package in PACKAGES},

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.bundle import PublishFailed
-from app.bundle.manifest import GOLDEN_FILE, MODEL_FILE, Batching, Gate, Graph, Manifest, Provenance
+from app.bundle.manifest import Batching, Gate, Graph, Manifest, Provenance
+from app.bundle.quality import Quality
 from app.bundle.signature import Signature
 from app.bundle.store import Bundle, publish
 from training.config import RunConfig
@@ -14,10 +15,11 @@ from training.data.dataset import Dataset
 from training.data.split import Split
 from training.drift import reference_distributions
 from training.errors import EnvironmentTrouble
-from training.proof import TIE_MARGIN, Proof
+from training.proof import Proof, tie_margin
 from training.runs import Run
 from training.tasks import Regression
 from training.validate import Evaluation
+from training.variants import Variants
 
 
 def signature_of(dataset: Dataset) -> Signature:
@@ -39,6 +41,8 @@ def build_manifest(
     evaluations: Mapping[str, Evaluation],
     gates: Sequence[Gate],
     proof: Proof,
+    variants: Variants,
+    quality: Quality,
     graph: Graph,
     provenance: Provenance,
 ) -> Manifest:
@@ -54,10 +58,12 @@ def build_manifest(
             row_independent=True, max_rows=config.max_rows, checked_rows=proof.checked_rows
         ),
         tolerances=proof.tolerances,
-        tie_margin=TIE_MARGIN,
+        tie_margin=tie_margin(dataset.task),
+        variants=variants.records,
         graph=graph,
         metrics={name: dict(one.metrics) for name, one in evaluations.items()},
         gates=tuple(gates),
+        quality=quality,
         drift=reference_distributions(split.train.inputs, split.train.fields),
         provenance=provenance,
     )
@@ -66,8 +72,7 @@ def build_manifest(
 def publish_bundle(
     models: Path,
     manifest: Manifest,
-    model: bytes,
-    golden: bytes,
+    files: Mapping[str, bytes],
     describe: Callable[[Manifest], Mapping[str, bytes]],
 ) -> Bundle:
     """Publish under the next free version number, completely or not at all.
@@ -79,7 +84,7 @@ def publish_bundle(
         return publish(
             models,
             manifest.name,
-            {MODEL_FILE: model, GOLDEN_FILE: golden},
+            files,
             lambda version: manifest.model_copy(update={"version": version}),
             describe,
         )

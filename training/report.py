@@ -10,24 +10,34 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from app.bundle.manifest import Manifest
-from app.bundle.signature import CategoryField, ImageField, InputField, NumberField
+from app.bundle.padding import row_lengths
+from app.bundle.quality import Quality
+from app.bundle.signature import CategoryField, ImageField, InputField, NumberField, SeriesField
+from training.bootstrap import RESAMPLES
 from training.card import accepts, model_card
 from training.charts import (
+    interval_plot,
     learning_curves,
+    metric_over_latency,
     picture,
     predicted_against_true,
     reliability_diagram,
     shades,
+    slice_plot,
 )
 from training.data.dataset import Dataset, Rows, class_counts
 from training.data.split import Split
+from training.lengths import is_padded
+from training.metrics import HOLDS
 from training.proof import Proof
 from training.select import Selection
+from training.slices import FEW_ROWS
 from training.tasks import Classification, MultiLabel, Regression, Task
-from training.validate import HOLDS, Evaluation
+from training.validate import Evaluation
 
 TEMPLATES = Path(__file__).parent / "templates"
 WORST_SHOWN = 12
+SLICES_SHOWN = 16
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ def report_html(manifest: Manifest, findings: Findings) -> str:
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     return templates.get_template("report.html").render(
         manifest=manifest,
+        **_quality(manifest),
         findings=findings,
         chosen=findings.selection.chosen,
         parts=parts,
@@ -85,6 +96,7 @@ def report_html(manifest: Manifest, findings: Findings) -> str:
         summaries=[(field, summary_of(field, split.train)) for field in manifest.signature.fields],
         pictures=class_pictures(split.train),
         curves=learning_curves(findings.selection),
+        speeds=metric_over_latency(findings.selection, findings.dataset.task),
         task=findings.dataset.task,
         reliability=reliability_diagram(findings.test) if findings.test.reliability else None,
         scatter=_scatter(findings),
@@ -93,6 +105,19 @@ def report_html(manifest: Manifest, findings: Findings) -> str:
         limits=accepts,
         example=example_of,
     )
+
+
+def _quality(manifest: Manifest) -> dict[str, Any]:
+    """What `templates/quality.html` shows."""
+    quality, metrics = manifest.quality or Quality(), manifest.metrics["test"]
+    worst = quality.slices[:SLICES_SHOWN]
+    return {
+        "quality": quality,
+        "resamples": RESAMPLES,
+        "few_rows": FEW_ROWS,
+        "interval_plot": interval_plot(metrics, quality.intervals.get("test", {})),
+        "slice_plot": slice_plot(worst, metrics[worst[0].metric]) if worst else None,
+    }
 
 
 def summary_of(field: InputField, rows: Rows) -> Mapping[str, Any]:
@@ -110,6 +135,10 @@ def summary_of(field: InputField, rows: Rows) -> Mapping[str, Any]:
     if isinstance(field, ImageField):
         mean = rows.inputs[field.tensor].mean()
         return {"text": f"mean value {mean:.2f} of {field.maximum}", "missing": 0}
+    if is_padded(field, rows.inputs[field.tensor]):
+        low, middle, high = np.quantile(row_lengths(rows.inputs[field.tensor]), (0, 0.5, 1))
+        unit = "steps" if isinstance(field, SeriesField) else "bytes"
+        return {"text": f"{low:,.0f} – {middle:,.0f} – {high:,.0f} {unit}", "missing": 0}
     return {"text": "", "missing": 0}
 
 
@@ -170,13 +199,25 @@ def _scatter(findings: Findings) -> Markup | None:
 
 def _shown(rows: Rows, number: int) -> tuple[str, ...]:
     values = rows.instances[number].values()
-    return tuple(
-        "missing" if v is None else f"{v:g}" if isinstance(v, float) else v for v in values
-    )
+    return tuple(_written(value) for value in values)
+
+
+def _written(value: Any) -> str:
+    match value:
+        case None:
+            return "missing"
+        case float():
+            return f"{value:g}"
+        case list():
+            return f"{len(value)} steps"
+        case _:
+            return str(value)
 
 
 def example_of(field: InputField) -> str:
     """A field's example, short enough for a table."""
     if isinstance(field, ImageField):
         return "nested numbers"
+    if isinstance(field, SeriesField):
+        return f"{len(field.example or ())} steps"
     return "" if field.example is None else str(field.example)

@@ -53,6 +53,25 @@ def open_run(model: bytes | Path) -> Callable[[Arrays], dict[str, NDArray[Any]]]
     return run
 
 
+def answers(
+    run: Callable[[Arrays], Mapping[str, NDArray[Any]]], inputs: Arrays, output: str, rows: int
+) -> NDArray[Any]:
+    """One output of all rows of the inputs, `rows` of them at a time."""
+    return run_in_batches(run, inputs, rows)[output]
+
+
+def run_in_batches(
+    run: Callable[[Arrays], Mapping[str, NDArray[Any]]], inputs: Arrays, rows: int
+) -> dict[str, NDArray[Any]]:
+    """Every output of all rows of the inputs, `rows` of them at a time."""
+    total = len(next(iter(inputs.values())))
+    parts = [
+        run({name: array[start : start + rows] for name, array in inputs.items()})
+        for start in range(0, total, rows)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def run_in_child(model: bytes, golden: bytes) -> bytes:
     """Load the files in a fresh process and answer the golden inputs there.
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.bundle.manifest import Gate
+from training.latency import Latency
 from training.pipeline import Outcome
 
 #: The model repository that `make serve` serves when it is told of no other.
@@ -20,6 +21,8 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print(_candidates(outcome))
     console.print()
     console.print(_metrics(outcome))
+    console.print()
+    console.print(_baselines(outcome))
     console.print()
     manifest, folder = outcome.manifest, outcome.bundle.path
     for line in (
@@ -44,7 +47,7 @@ def _candidates(outcome: Outcome) -> Table:
     table.add_column("candidate")
     metrics = (outcome.dataset.task.chief, outcome.dataset.task.second)
     names = [f"validation {metric.name.replace('_', ' ')}" for metric in metrics]
-    for column in ("parameters", "epochs", "seconds", *names):
+    for column in ("parameters", "epochs", "seconds", "ms, 1 row", "ms, 32 rows", *names):
         table.add_column(column, justify="right")
     table.add_column("")
     for one in outcome.selection.trained:
@@ -52,25 +55,55 @@ def _candidates(outcome: Outcome) -> Table:
         table.add_row(
             one.candidate.name,
             f"{one.predictor.parameter_count:,}",
-            str(len(one.history.epochs)),
+            str(len(one.history.epochs) or "–"),
             f"{one.history.seconds:.1f}",
+            *_times(one.latency),
             *(f"{one.validation.metrics[metric.name]:.4f}" for metric in metrics),
-            "chosen" if chosen else "",
+            "chosen" if chosen else one.fault and "not proved",
             style="bold" if chosen else "",
         )
     return table
+
+
+def _times(latency: Latency | None) -> tuple[str, str]:
+    if latency is None:
+        return "", ""
+    return f"{latency.one_row_ms:.3f}", f"{latency.batch_ms:.3f}"
 
 
 def _metrics(outcome: Outcome) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("test metric")
     table.add_column("value", justify="right")
+    table.add_column("19 times of 20", justify="right")
     table.add_column("gate")
+    quality = outcome.manifest.quality
+    intervals = {} if quality is None else quality.intervals["test"]
     gates = {gate.metric: gate for gate in outcome.manifest.gates if gate.split == "test"}
     for name, value in outcome.evaluations["test"].metrics.items():
         gate = gates.get(name)
         bar = "" if gate is None else f"passed: {_bar(gate)}"
-        table.add_row(name.replace("_", " "), f"{value:.4f}", bar)
+        one = intervals.get(name)
+        spread = "" if one is None else f"{one.low:.4f} – {one.high:.4f}"
+        table.add_row(name.replace("_", " "), f"{value:.4f}", spread, bar)
+    return table
+
+
+def _baselines(outcome: Outcome) -> Table:
+    """The model beside those that need no thought, on the test rows."""
+    task, quality = outcome.dataset.task, outcome.manifest.quality
+    metrics = (task.chief.name, task.second.name)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("beside")
+    for name in metrics:
+        table.add_column(f"test {name.replace('_', ' ')}", justify="right")
+    table.add_column("the model's minus this one's, 95 %")
+    own = outcome.evaluations["test"].metrics
+    name = outcome.selection.chosen.candidate.name
+    table.add_row(name, *(f"{own[metric]:.4f}" for metric in metrics), "", style="bold")
+    for one in quality.baselines if quality else ():
+        change = f"{one.change:+.4f} ({one.interval.low:+.4f} to {one.interval.high:+.4f})"
+        table.add_row(one.name, *(f"{one.metrics[metric]:.4f}" for metric in metrics), change)
     return table
 
 

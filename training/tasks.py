@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from app.bundle.golden import chosen_labels
 from app.bundle.signature import (
     LabelPrediction,
     PredictionField,
@@ -46,9 +47,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Classification:
-    """One of several classes; `binary` where there are two."""
+    """One of several classes; `binary` where there are two.
+
+    Attributes:
+        threshold: of two classes, the second is chosen where its score reaches this; None for
+            the class with the higher score.
+    """
 
     labels: tuple[str, ...]
+    threshold: float | None = None
 
     #: The graph's answer that is a number, by which it is compared with the reference.
     answer = SCORES
@@ -72,10 +79,14 @@ class Classification:
         """Each row's target as a client would read it."""
         return [self.labels[index] for index in targets.tolist()]
 
+    def choose(self, scores: Array) -> NDArray[np.int64]:
+        """The class of each row, an index into `labels`, from `scores` [rows, labels]."""
+        return np.asarray(chosen_labels(scores, self.threshold), dtype=np.int64)
+
     def outputs(self, answers: Array) -> dict[str, Array]:
         """All that the graph gives, from `scores` [rows, labels]."""
         names = np.array(self.labels, dtype=object)
-        return {LABEL: names[answers.argmax(axis=1)], SCORES: answers}
+        return {LABEL: names[self.choose(answers)], SCORES: answers}
 
     def specs(self) -> tuple[TensorSpec, ...]:
         """The graph's outputs, in order."""
@@ -91,15 +102,22 @@ class Classification:
             ),
         )
 
+    @property
+    def _how_chosen(self) -> str:
+        if self.threshold is None:
+            return "The most likely class"
+        return f"{self.labels[1]} where its score is at least {self.threshold:.4g}"
+
     def predictions(self) -> tuple[PredictionField, ...]:
         """What a person gets."""
         return (
             LabelPrediction(
                 name=LABEL,
                 tensor=LABEL,
-                description="The most likely class",
+                description=self._how_chosen,
                 labels=self.labels,
                 scores_tensor=SCORES,
+                threshold=self.threshold,
             ),
             ScoresPrediction(
                 name=SCORES,

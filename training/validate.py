@@ -9,15 +9,21 @@ from numpy.typing import NDArray
 from sklearn import metrics
 
 from app.bundle.manifest import Gate
+from app.bundle.quality import Interval
 from app.bundle.tensors import Array
+from training.bootstrap import intervals
 from training.config import Bar
 from training.data.dataset import Rows
 from training.errors import GateFailed, UsageError
-from training.tasks import Classification, MultiLabel, Regression
-
-RELIABILITY_BINS = 10
-#: Above it a label of several holds.
-HOLDS = 0.5
+from training.metrics import (
+    HOLDS,
+    RELIABILITY_BINS,
+    bins_of,
+    label_losses,
+    measures_of,
+    values_of,
+)
+from training.tasks import Classification, MultiLabel, Regression, Targets
 
 
 @dataclass(frozen=True)
@@ -69,83 +75,64 @@ def evaluate(answers: Array, rows: Rows) -> Evaluation:
         answers: float32, scores [rows, labels] or values [rows].
     """
     match rows.task:
-        case Classification():
-            return _classification(answers, rows)
-        case MultiLabel():
-            return _multilabel(answers, rows)
-        case Regression():
-            return _regression(answers, rows)
+        case Classification() as task:
+            return _classification(task, answers, rows.targets)
+        case MultiLabel() as task:
+            return _multilabel(task, answers, rows.targets)
+        case Regression() as task:
+            return _regression(task, answers, rows.targets)
         case _:
             assert_never(rows.task)
 
 
-def _classification(scores: Array, rows: Rows) -> Evaluation:
-    targets, labels = rows.targets, rows.task.labels
-    chosen = scores.argmax(axis=1)
-    classes = np.arange(len(labels))
+def _classification(task: Classification, scores: Array, targets: Targets) -> Evaluation:
+    chosen = task.choose(scores)
+    classes = np.arange(len(task.labels))
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         targets, chosen, labels=classes, zero_division=0.0
     )
-    normalised = scores.astype(np.float64) / scores.sum(axis=1, dtype=np.float64, keepdims=True)
-    of_truth = scores[np.arange(len(rows)), targets]
-    bins = reliability(scores.max(axis=1), chosen == targets)
-    found = {
-        "accuracy": float(metrics.accuracy_score(targets, chosen)),
-        "macro_f1": float(np.mean(f1)),
-        "log_loss": float(metrics.log_loss(targets, normalised, labels=classes)),
-        "expected_calibration_error": expected_calibration_error(bins),
-    }
-    if len(labels) == 2 and len(np.unique(targets)) == 2:
-        found["roc_auc"] = float(metrics.roc_auc_score(targets, scores[:, 1]))
+    of_truth = scores[np.arange(len(scores)), targets]
     return Evaluation(
-        metrics=found,
+        metrics=values_of(measures_of(task, scores, targets), len(scores)),
         answers=scores,
         worst=_by(of_truth),
-        per_class=_class_scores(labels, precision, recall, f1, support),
-        reliability=bins,
+        per_class=_class_scores(task.labels, precision, recall, f1, support),
+        reliability=reliability(scores.max(axis=1), scores.argmax(axis=1) == targets),
         confusion=metrics.confusion_matrix(targets, chosen, labels=classes),
     )
 
 
-def _multilabel(scores: Array, rows: Rows) -> Evaluation:
-    targets = rows.targets.astype(np.int64)
-    chosen = (scores > HOLDS).astype(np.int64)
+def _multilabel(task: MultiLabel, scores: Array, targets: Targets) -> Evaluation:
+    truth, chosen = targets > 0, scores > HOLDS
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        targets, chosen, average=None, zero_division=0.0
+        truth, chosen, average=None, zero_division=0.0
     )
-    sure = np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7)
-    losses = -(targets * np.log(sure) + (1 - targets) * np.log1p(-sure))
-    confidence = np.maximum(scores, 1 - scores).ravel()
-    bins = reliability(confidence, (chosen == targets).ravel())
     return Evaluation(
-        metrics={
-            "macro_f1": float(np.mean(f1)),
-            "micro_f1": float(metrics.f1_score(targets, chosen, average="micro", zero_division=0)),
-            "exact_match": float((chosen == targets).all(axis=1).mean()),
-            "log_loss": float(losses.mean()),
-            "expected_calibration_error": expected_calibration_error(bins),
-        },
+        metrics=values_of(measures_of(task, scores, targets), len(scores)),
         answers=scores,
-        worst=_by(-losses.sum(axis=1)),
-        per_class=_class_scores(rows.task.labels, precision, recall, f1, support),
-        reliability=bins,
+        worst=_by(-label_losses(scores, targets).sum(axis=1)),
+        per_class=_class_scores(task.labels, precision, recall, f1, support),
+        reliability=reliability(np.maximum(scores, 1 - scores).ravel(), (chosen == truth).ravel()),
     )
 
 
-def _regression(values: Array, rows: Rows) -> Evaluation:
-    targets = rows.targets.astype(np.float64)
-    residuals = values.astype(np.float64) - targets
-    spread = float(((targets - targets.mean()) ** 2).sum())
+def _regression(task: Regression, values: Array, targets: Targets) -> Evaluation:
     return Evaluation(
-        metrics={
-            "rmse": float(np.sqrt((residuals**2).mean())),
-            "mae": float(np.abs(residuals).mean()),
-            "median_absolute_error": float(np.median(np.abs(residuals))),
-            "r2": 1 - float((residuals**2).sum()) / spread if spread else 0.0,
-        },
+        metrics=values_of(measures_of(task, values, targets), len(values)),
         answers=values,
-        worst=_by(-np.abs(residuals)),
+        worst=_by(-np.abs(values.astype(np.float64) - targets)),
     )
+
+
+def intervals_of(evaluation: Evaluation, rows: Rows, seed: int) -> dict[str, Interval]:
+    """Where each metric would lie with other rows of the same kind, by bootstrap.
+
+    Args:
+        rows: those that were evaluated.
+        seed: the same one draws the same rows, so that models can be compared in pairs.
+    """
+    measures = measures_of(rows.task, evaluation.answers, rows.targets)
+    return intervals(measures, len(rows), seed=seed)
 
 
 def _by(ascending: Array) -> tuple[int, ...]:
@@ -166,7 +153,7 @@ def reliability(
 ) -> tuple[ReliabilityBin, ...]:
     """Group rows [rows] by their highest score into equal bins of 0–1; empty bins are left out."""
     edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
-    place = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, RELIABILITY_BINS - 1)
+    place = bins_of(confidence)
     return tuple(
         ReliabilityBin(
             low=float(edges[index]),

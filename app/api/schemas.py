@@ -7,7 +7,7 @@ both.
 from collections.abc import Sequence
 from typing import Any
 
-from app.api.codecs.instance_check import MAX_CATEGORY_CHARACTERS, integer_range
+from app.api.codecs.instance_check import MAX_CATEGORY_CHARACTERS, WITHOUT_NUL, integer_range
 from app.bundle.signature import (
     CategoryField,
     Dim,
@@ -18,10 +18,12 @@ from app.bundle.signature import (
     NumberField,
     PredictionField,
     ScoresPrediction,
+    SeriesField,
     Signature,
     TensorSpec,
     TextField,
     ValuePrediction,
+    is_padded,
 )
 from app.bundle.tensors import NUMPY_DTYPES
 
@@ -48,6 +50,8 @@ def field_schema(field: InputField, signature: Signature) -> Schema:
     about = [field.description.rstrip(".") + "."] if field.description else []
     if isinstance(field, NumberField | IntegerField) and field.unit:
         about.append(f"Unit: {field.unit}.")
+    if isinstance(field, SeriesField):
+        about.append(f"Steps, each with: {', '.join(field.channels)}.")
     if isinstance(field, CategoryField) and field.accept_unknown:
         about.append(f"Known: {', '.join(field.vocabulary)}; others are taken as unknown.")
     if about:
@@ -66,7 +70,11 @@ def _value_schema(field: InputField, spec: TensorSpec) -> Schema:
         case CategoryField():
             return {"type": "string", "enum": list(field.vocabulary)}
         case TextField():
-            return {"type": "string", "maxLength": field.max_length}
+            schema: Schema = {"type": "string", "maxLength": field.max_length}
+            return schema | {"pattern": WITHOUT_NUL} if is_padded(field, spec) else schema
+        case SeriesField():
+            steps = _nested({"type": "number"}, (field.minimum_length, len(field.channels)))
+            return steps | {"maxItems": field.maximum_length}
         case ImageField():
             encoded: Schema = {
                 "type": "string",
@@ -136,6 +144,8 @@ def _example(field: InputField, signature: Signature) -> Any:
             return field.vocabulary[0]
         case TextField():
             return "text"[: field.max_length]
+        case SeriesField():
+            return _filled(0, (field.minimum_length, len(field.channels)))
         case ImageField():
             return _filled(0, field.shape)
         case _:

@@ -244,19 +244,33 @@ def _shape_problem(name: str, wanted: Array, got: Mapping[str, Array]) -> str | 
 
 def _differing_rows(name: str, wanted: Array, got: Array, want: Tensors, manifest: Manifest) -> int:
     differs = np.asarray(wanted != got).reshape(len(wanted), -1).any(axis=1)
-    scores = _scores_behind(name, manifest)
-    ranked = np.sort(want[scores].reshape(len(wanted), -1)) if scores in want else None
-    if ranked is not None and ranked.shape[1] > 1:
-        differs &= (ranked[:, -1] - ranked[:, -2]) > manifest.tie_margin
+    for prediction in manifest.signature.predictions:
+        if isinstance(prediction, LabelPrediction) and prediction.tensor == name:
+            scores = want.get(prediction.scores_tensor or "")
+            if scores is not None and scores.size > len(wanted):
+                rows = scores.reshape(len(wanted), -1)
+                differs &= lead(rows, prediction.threshold) > manifest.tie_margin
+            break
     return int(differs.sum())
 
 
-def _scores_behind(tensor: str, manifest: Manifest) -> str:
-    """Name of the scores tensor that a label was chosen by; empty where there is none."""
-    for prediction in manifest.signature.predictions:
-        if isinstance(prediction, LabelPrediction) and prediction.tensor == tensor:
-            return prediction.scores_tensor or ""
-    return ""
+def lead(scores: Array, threshold: float | None) -> Array:
+    """By how much the chosen label of each row leads, float [rows]; near 0 it may flip.
+
+    The difference of the two best scores; with a threshold, twice the distance of the second
+    label's score from it, which is the same where two scores of sum 1 meet a threshold of 0.5.
+    """
+    if threshold is not None:
+        return np.asarray(2 * np.abs(scores[:, 1] - threshold))
+    ranked = np.sort(scores, axis=1)
+    return np.asarray(ranked[:, -1] - ranked[:, -2])
+
+
+def chosen_labels(scores: Array, threshold: float | None) -> Array:
+    """Index of each row's label, int64 [rows]; compared in float32, as graphs do."""
+    if threshold is not None:
+        return np.asarray(scores[:, 1] >= np.float32(threshold), dtype=np.int64)
+    return np.asarray(scores.argmax(axis=1), dtype=np.int64)
 
 
 def max_abs_error(want: Array, got: Array) -> float:

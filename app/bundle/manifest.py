@@ -8,11 +8,12 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from app.bundle.quality import Quality
 from app.bundle.signature import Record, Signature
 from app.errors import BundleCorrupt, BundleUnsupported
 
 #: major.minor of this file's layout. A newer minor is read, another major is refused.
-SCHEMA_VERSION: Final = "1.1"
+SCHEMA_VERSION: Final = "1.2"
 MODEL_FILE: Final = "model.onnx"
 GOLDEN_FILE: Final = "golden.npz"
 MANIFEST_FILE: Final = "manifest.json"
@@ -106,6 +107,8 @@ class Variant(Record):
     #: Least share of golden rows whose labels and whole numbers are the golden ones.
     agreement: float = Field(default=1.0, ge=0, le=1)
     metrics: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
+    #: By batch size in rows: how many times as fast as the first graph where it was made.
+    speedup: Mapping[str, float] = Field(default_factory=dict)
 
 
 class Manifest(Record):
@@ -130,6 +133,8 @@ class Manifest(Record):
     graph: Graph
     metrics: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
     gates: tuple[Gate, ...] = ()
+    #: Since 1.2.
+    quality: Quality | None = None
     #: Reference distribution of each field on the training split, for drift monitoring.
     drift: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     provenance: Provenance | None = None

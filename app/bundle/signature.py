@@ -5,17 +5,46 @@ what a person gets; each says which tensor (and column) it feeds or reads. Valid
 document and the card are all made from this one description.
 """
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from app.bundle.tensors import Datatype
 
-FIELD_NAME_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
+DIM_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
+MAX_NAME_CHARACTERS: Final = 128
 
-Dim = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=FIELD_NAME_PATTERN)]
-FieldName = Annotated[str, Field(pattern=FIELD_NAME_PATTERN)]
+
+def name_problem(name: str) -> str | None:
+    """Why a field cannot have this name, None where it can.
+
+    A field is named as people name the columns of their tables, so blanks, brackets and umlauts
+    are welcome. What cannot be seen, or could be written in two ways, is not.
+    """
+    if not name or len(name) > MAX_NAME_CHARACTERS:
+        return f"must have 1 to {MAX_NAME_CHARACTERS} characters"
+    if not name.isprintable():
+        return "must hold no control characters and no other blanks than spaces"
+    if name != name.strip():
+        return "must not begin or end with a blank"
+    if not unicodedata.is_normalized("NFC", name):
+        return "must be in Unicode's normal form C"
+    return None
+
+
+def _check_name(name: str) -> str:
+    problem = name_problem(name)
+    if problem:
+        raise ValueError(f"name {name!r} {problem}")
+    return name
+
+
+Dim = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=DIM_PATTERN)]
+FieldName = Annotated[
+    str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS), AfterValidator(_check_name)
+]
 
 
 class Record(BaseModel):
@@ -82,7 +111,11 @@ class CategoryField(_Field):
 
 
 class TextField(_Field):
-    """Free text of at most `max_length` characters."""
+    """Free text of at most `max_length` characters.
+
+    The graph takes it in a BYTES tensor, or as its UTF-8 in UINT8 [batch, "length"], padded with 0
+    by `app.bundle.padding`; then it must hold no NUL.
+    """
 
     kind: Literal["text"] = "text"
     max_length: int = Field(default=10_000, ge=1)
@@ -111,6 +144,26 @@ class ImageField(_Field):
         return size if self.channels == 1 else (*size, self.channels)
 
 
+class SeriesField(_Field):
+    """Steps in their order, as nested numbers [length][channels].
+
+    The graph takes FP32 [batch, "length", channels], padded with NaN by `app.bundle.padding`.
+    """
+
+    kind: Literal["series"] = "series"
+    #: What the numbers of a step are, in order.
+    channels: tuple[FieldName, ...] = Field(min_length=1)
+    minimum_length: int = Field(default=1, ge=1)
+    maximum_length: int = Field(default=10_000, ge=1)
+    example: tuple[tuple[float, ...], ...] | None = None
+
+    @model_validator(mode="after")
+    def _lengths_are_a_range(self) -> Self:
+        if self.minimum_length > self.maximum_length:
+            raise ValueError(f"field {self.name!r}: its longest is shorter than its shortest")
+        return self
+
+
 class TensorField(_Field):
     """Nested numbers of the tensor's own row shape."""
 
@@ -119,7 +172,7 @@ class TensorField(_Field):
 
 
 InputField = Annotated[
-    NumberField | IntegerField | CategoryField | TextField | ImageField | TensorField,
+    NumberField | IntegerField | CategoryField | TextField | ImageField | SeriesField | TensorField,
     Field(discriminator="kind"),
 ]
 
@@ -137,6 +190,14 @@ class LabelPrediction(_Prediction):
     labels: tuple[str, ...] = Field(min_length=2)
     #: The scores tensor behind the choice; golden comparison uses it to recognise ties.
     scores_tensor: str | None = None
+    #: Of two labels, the second is chosen where its score reaches this; None for the best score.
+    threshold: float | None = Field(default=None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _threshold_is_of_two(self) -> Self:
+        if self.threshold is not None and (len(self.labels) != 2 or self.scores_tensor is None):
+            raise ValueError("a threshold needs two labels and the scores behind them")
+        return self
 
 
 class ScoresPrediction(_Prediction):
@@ -220,8 +281,9 @@ _CARRIERS: Final[Mapping[str, frozenset[str]]] = {
     "number": _FLOATS,
     "integer": _FLOATS | _INTEGERS,
     "category": frozenset({"BYTES"}),
-    "text": frozenset({"BYTES"}),
+    "text": frozenset({"BYTES", "UINT8"}),
     "image": frozenset({"UINT8"}),
+    "series": _FLOATS,
 }
 
 
@@ -238,8 +300,8 @@ def _check_missing(field: InputField, spec: TensorSpec) -> None:
     """Missing needs a value that says so in the tensor: NaN, or the empty string."""
     if field.nullable and spec.datatype not in _FLOATS | {"BYTES"}:
         raise ValueError(f"field {field.name!r} is nullable, {spec.datatype} cannot say missing")
-    if field.nullable and isinstance(field, ImageField | TensorField):
-        raise ValueError(f"field {field.name!r}: an {field.kind} cannot be missing")
+    if field.nullable and isinstance(field, ImageField | SeriesField | TensorField):
+        raise ValueError(f"field {field.name!r}: values of kind {field.kind} cannot be missing")
 
 
 def _check_columns(spec: TensorSpec, columns: list[int | None]) -> None:
@@ -254,6 +316,9 @@ def _check_columns(spec: TensorSpec, columns: list[int | None]) -> None:
 
 def _check_row_shape(field: InputField, spec: TensorSpec) -> None:
     """A field that feeds a whole row has as many values as the row."""
+    if is_padded(field, spec):
+        _check_padded(field, spec)
+        return
     if field.column is not None or isinstance(field, TensorField):
         return
     shape = field.shape if isinstance(field, ImageField) else ()
@@ -262,6 +327,24 @@ def _check_row_shape(field: InputField, spec: TensorSpec) -> None:
         raise ValueError(
             f"field {field.name!r} has values of shape {list(shape)}, "
             f"rows of tensor {spec.name!r} have {list(row)}"
+        )
+
+
+def is_padded(field: InputField, spec: TensorSpec) -> bool:
+    """Whether rows of the field's tensor have lengths of their own, and are padded to one."""
+    return isinstance(field, SeriesField) or (
+        isinstance(field, TextField) and spec.datatype == "UINT8"
+    )
+
+
+def _check_padded(field: InputField, spec: TensorSpec) -> None:
+    inner = (len(field.channels),) if isinstance(field, SeriesField) else ()
+    length, *found = spec.shape[1:] or (0,)
+    if field.column is not None or not isinstance(length, str) or tuple(found) != inner:
+        wanted = ", ".join(("batch", "length", *map(str, inner)))
+        raise ValueError(
+            f"field {field.name!r} needs a tensor of shape [{wanted}] with a free length for "
+            f"itself, {spec.name!r} has {list(spec.shape)}"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import onnxruntime
 
-from app.bundle.signature import FIELD_NAME_PATTERN, Dim, Signature, TensorSpec
+from app.bundle.signature import DIM_PATTERN, Dim, Signature, TensorSpec
 from app.bundle.tensors import Array, Datatype, Tensors
 from app.engine.providers.candidates import CPU_PROVIDER, Candidate, known_device
 from app.engine.providers.installed import listed_devices, register_library
@@ -222,7 +222,7 @@ def _dim(dim: int | str | None, free_name: str) -> Dim:
     """A size, the file's own name for a free dim, or `free_name` for None, -1, "?" and sums."""
     if isinstance(dim, int):
         return dim if dim >= 0 else free_name
-    return dim if dim and re.match(FIELD_NAME_PATTERN, dim) else free_name
+    return dim if dim and re.match(DIM_PATTERN, dim) else free_name
 
 
 def _names_differ(

@@ -12,7 +12,9 @@ from app.bundle.golden import (
     Golden,
     RawExample,
     Run,
+    chosen_labels,
     compare,
+    lead,
     load_golden,
     max_abs_error,
     replay,
@@ -301,3 +303,36 @@ def test_agreement_excuses_no_number_that_is_off():
     held_to = manifest().model_copy(update={"agreement": 0.0})
 
     assert not compare(GOLDEN.outputs, off, held_to).passed
+
+
+def thresholded(threshold: float):
+    """The small manifest, whose second label is chosen from a score on."""
+    label, scores = manifest().signature.predictions
+    label = label.model_copy(update={"threshold": threshold})
+    signature = manifest().signature.model_copy(update={"predictions": (label, scores)})
+    return manifest().model_copy(update={"signature": signature, "tie_margin": 0.02})
+
+
+@pytest.mark.parametrize(
+    ("second", "passed"), [(0.905, True), (0.895, True), (0.93, False), (0.5, False)]
+)
+def test_with_a_threshold_labels_may_differ_near_it_only(second: float, passed: bool):
+    scores = np.array([[1 - second, second]], dtype=np.float32)
+    want = {"label": np.array(["yes"], dtype=object), "scores": scores}
+    got = {**want, "label": np.array(["no"], dtype=object)}
+
+    assert compare(want, got, thresholded(0.9)).passed is passed
+
+
+def test_lead_over_half_is_that_of_two_scores():
+    scores = np.array([[0.3, 0.7], [0.5, 0.5], [0.9, 0.1]], dtype=np.float32)
+
+    np.testing.assert_allclose(lead(scores, 0.5), lead(scores, None), atol=1e-6)
+    np.testing.assert_allclose(lead(scores, 0.7), [0, 0.4, 1.2], atol=1e-6)
+
+
+def test_threshold_is_reached_in_float32_as_in_graphs():
+    scores = np.array([[0.9, 0.1], [0.91, 0.09], [0.1, 0.9]], dtype=np.float32)
+
+    assert chosen_labels(scores, 0.1).tolist() == [1, 0, 1]
+    assert chosen_labels(scores, None).tolist() == [0, 0, 1]

@@ -127,10 +127,44 @@ def test_field_that_may_be_left_out_must_be_nullable():
         NumberField(name="a", tensor="x", column=0, required=False)
 
 
-@pytest.mark.parametrize("name", ["", "1a", "a-b", "a b", "ä", "a" * 65])
-def test_field_names_are_plain(name: str):
-    with pytest.raises(ValidationError):
+@pytest.mark.parametrize(
+    "name",
+    ["a", "1", "body mass (g)", "Länge", "a" * 128, 'a,"b"', "<numbers>", "__class__", "身長"],
+)
+def test_fields_are_named_as_people_name_columns(name: str):
+    assert NumberField(name=name, tensor="x").name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "at least 1 character"),
+        ("a" * 129, "at most 128 characters"),
+        (" a", "begin or end with a blank"),
+        ("a ", "begin or end with a blank"),
+        ("a\tb", "no control characters"),
+        ("a\u00a0b", "no other blanks"),
+        ("a\u200bb", "no control characters"),
+        ("a\u0308", "normal form C"),
+    ],
+)
+def test_field_names_that_cannot_be_seen_or_told_apart_are_refused(name: str, message: str):
+    with pytest.raises(ValidationError, match=message):
         NumberField(name=name, tensor="x")
+
+
+@pytest.mark.parametrize("dim", ["", "a b", "ä", "1a"])
+def test_dims_are_plain(dim: str):
+    with pytest.raises(ValidationError):
+        TensorSpec(name="x", datatype="FP32", shape=(dim,))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"labels": ("a", "b", "c"), "scores_tensor": "s"}, {"labels": ("a", "b")}]
+)
+def test_a_threshold_needs_two_labels_and_their_scores(wrong: dict[str, object]):
+    with pytest.raises(ValidationError, match="needs two labels and the scores"):
+        LabelPrediction(name="label", tensor="y", threshold=0.3, **wrong)
 
 
 def test_category_needs_a_vocabulary():

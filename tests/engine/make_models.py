@@ -193,6 +193,35 @@ def conv() -> None:
     )
 
 
+def words() -> None:
+    write(
+        "words",
+        [
+            helper.make_node("Cast", ["text"], ["bytes"], to=FLOAT),
+            helper.make_node("Sign", ["bytes"], ["is_there"]),
+            helper.make_node("ReduceSum", ["is_there", "along"], ["size"], keepdims=0),
+            helper.make_node("ReduceSum", ["bytes", "along"], ["total"], keepdims=0),
+        ],
+        {"text": (UINT8, ["batch", "length"])},
+        {"size": (FLOAT, ["batch"]), "total": (FLOAT, ["batch"])},
+        {"along": np.array([1], dtype=np.int64)},
+    )
+
+
+def steps() -> None:
+    write(
+        "steps",
+        [
+            helper.make_node("IsNaN", ["walk"], ["is_padding"]),
+            helper.make_node("Where", ["is_padding", "nothing", "walk"], ["values"]),
+            helper.make_node("ReduceSum", ["values", "along"], ["way"], keepdims=0),
+        ],
+        {"walk": (FLOAT, ["batch", "length", 2])},
+        {"way": (FLOAT, ["batch", 2])},
+        {"along": np.array([1], dtype=np.int64), "nothing": np.array(0, dtype=np.float32)},
+    )
+
+
 def external() -> None:
     """The affine model with its weight in a file beside it, which no bundle may have."""
     model = onnx.load_from_string(models.model_bytes("affine"))
@@ -205,5 +234,16 @@ def external() -> None:
 
 
 if __name__ == "__main__":
-    for build in (affine, affine_int8, affine_fp16, mixer, strings, poison, conv, external):
+    for build in (
+        affine,
+        affine_int8,
+        affine_fp16,
+        mixer,
+        strings,
+        poison,
+        conv,
+        words,
+        steps,
+        external,
+    ):
         build()

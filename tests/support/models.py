@@ -56,6 +56,18 @@ def strings(inputs: Tensors) -> dict[str, Array]:
     return {"pigment": np.array(pigments, dtype=object), "id": np.array(ids, dtype=np.int64)}
 
 
+def words(inputs: Tensors) -> dict[str, Array]:
+    """text UINT8 [batch, length], padded with 0 -> its bytes' number `size` and sum `total`, FP32
+    [batch]."""
+    text = inputs["text"].astype(np.float32)
+    return {"size": np.sign(text).sum(axis=1), "total": text.sum(axis=1)}
+
+
+def steps(inputs: Tensors) -> dict[str, Array]:
+    """walk FP32 [batch, length, 2], padded with NaN -> the sum of the steps, way FP32 [batch, 2]."""
+    return {"way": np.nansum(inputs["walk"], axis=1)}
+
+
 def poison(inputs: Tensors) -> dict[str, Array]:
     """index INT64 [batch] -> y FP32 [batch]; an index outside -4..3 makes the run fail."""
     return {"y": POISON_TABLE[inputs["index"]]}

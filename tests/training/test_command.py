@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from training.__main__ import main
@@ -25,13 +26,13 @@ def test_list_names_every_run(capsys: pytest.CaptureFixture[str]):
     said = capsys.readouterr().out
     for run in RUNS:
         assert run.name in said
-        assert f"gates={run.config.gates[0]}" in said
+        assert all(f"gates={bar}" in said for bar in run.config.gates[:1])
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["run", "numbers"], 2, "known are digits, penguins"),
+        (["run", "numbers"], 2, "known are digits, fashion"),
         (["run", "penguins", "--set", "speed=9"], 2, "known are seed, threads"),
         (["run", "penguins", "--set", "epoch=3"], 2, "'epoch' (did you mean epochs?)"),
         (["run", "penguins", "--set", "epochs=many"], 2, "epochs=many: input should be a valid"),
@@ -54,7 +55,7 @@ def test_trouble_is_one_line_and_a_status(
     assert list(models_variable.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["walk"], ["run"], ["run", "digits", "--fast"]])
+@pytest.mark.parametrize("arguments", [[], ["walk"], ["run", "digits", "--fast"]])
 def test_bad_command_line_is_one_line_and_status_two(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ):
@@ -129,3 +130,72 @@ def test_nothing_slow_is_imported_before_an_interruption_is_answered():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert not {"rich", "pydantic", "numpy", "torch", "app"} & set(done.stdout.split())
+
+
+GOOD_ROWS = "".join(f"{i * 7 % 11}.5,{'ab'[i % 2]}\n" for i in range(40))
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("", [], "t.csv is empty"),
+        ("x,y\n" + GOOD_ROWS, ["--target", "z"], "t.csv has no column 'z'; there are: x, y"),
+        ("x,x\n" + GOOD_ROWS, [], "columns 1 and 2 are both named 'x'"),
+        ("x,y\n" + GOOD_ROWS + "1,c\n", [], "class 'c' of 'y' has 1 row (line 42)"),
+        ("x,y\n" + GOOD_ROWS.replace("b", "a"), [], "has one class only, 'a'"),
+        ("x,y\n" + GOOD_ROWS.replace("b", ""), [], "has one class only, 'a'"),
+        (
+            "y,x\n" + GOOD_ROWS + "inf,a\n",
+            ["--kind", "regression"],
+            "are infinite, such as 'inf' (line 42)",
+        ),
+        ("x,y\n" + "2.5,a\n3,b\n" * 5, [], "rows with a target; 20 are the least"),
+        ("x,y\n" + GOOD_ROWS, ["--field", "x=drop"], "no column is left to predict from (x: as"),
+        ("x,y\n" + GOOD_ROWS, ["--split", "group:z"], "has no column 'z'"),
+        ("x,y\n" + GOOD_ROWS, ["--split", "sometimes"], "split=sometimes"),
+        ("x,y\n" + GOOD_ROWS, ["--name", "a/b"], "no model can be named 'a/b'"),
+        ("x,y\n" + GOOD_ROWS, ["--set", "epoch=1"], "did you mean epochs?"),
+    ],
+)
+def test_a_bad_table_is_one_line_status_two_and_nothing_published(
+    content: str,
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    data, models = tmp_path / "t.csv", tmp_path / "models"
+    data.write_text(content)
+    given = ["--data", str(data), "--target", "y", "--models", str(models), *options]
+
+    assert main(["run", *given]) == 2
+
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert list(models.rglob("*")) == []
+
+
+@pytest.mark.slow
+def test_a_model_that_learns_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    random = np.random.default_rng(0)
+    rows = [f"{random.normal():.3f},{random.normal():.3f}" for _ in range(200)]
+    data, models = tmp_path / "t.csv", tmp_path / "models"
+    data.write_text("\n".join(["x,y", *rows]))
+    given = ["--data", str(data), "--target", "y", "--models", str(models)]
+
+    assert main(["run", *given, "--set", "epochs=2"]) == 1
+
+    said = capsys.readouterr()
+    assert "no gates are set: the bars are what one answer to all rows reaches, rmse<=" in said.out
+    assert "gate failed: test rmse is" in said.err
+    assert list(models.rglob("*")) == []
+
+
+def test_a_file_that_is_not_there_is_status_three(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    given = ["--data", str(tmp_path / "t.csv"), "--target", "y", "--models", str(tmp_path / "m")]
+
+    assert main(["run", *given]) == 3
+    assert "t.csv cannot be read: No such file" in capsys.readouterr().err

@@ -49,7 +49,13 @@ def test_report_tells_what_was_found(outcome: Outcome):
     assert provenance is not None
     for digest in (provenance.data_sha256, provenance.weights_sha256):
         assert digest in text
-    assert text.count("<svg") == 2
+    for title in ("How sure these figures are", "Calibration", "Variants"):
+        assert f"<h2>{title}</h2>" in text
+    for one in outcome.manifest.quality.intervals["test"].values():
+        assert f"{one.low:.4f}" in text
+        assert f"{one.high:.4f}" in text
+    assert ("Where it is weakest" in text) == bool(outcome.manifest.quality.slices)
+    assert text.count("<svg") >= 3 + bool(outcome.manifest.quality.slices)
     assert "passed" in text
 
 

@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle.signature import ImageField, InputField, TensorSpec
+from app.bundle.padding import series_of, text_of
+from app.bundle.signature import ImageField, InputField, SeriesField, TensorSpec, TextField
 from app.bundle.tensors import Array, Tensors, take_rows
 from training.tasks import Classification, MultiLabel, Regression, Targets, Task
 
@@ -42,13 +43,17 @@ class Rows:
     def instances(self) -> list[dict[str, Any]]:
         """Each row as the JSON object that a client sends; missing values are null."""
         return [
-            {field.name: _value(field, self.inputs[field.tensor][row]) for field in self.fields}
+            {one.name: _value(one, self.inputs[one.tensor][row]) for one in self.fields}
             for row in range(len(self))
         ]
 
 
 def _value(field: InputField, row: Array) -> Any:
     """One field of one row: nested lists, a float, a string, or None for missing."""
+    if isinstance(field, SeriesField):
+        return series_of(row).tolist()
+    if isinstance(field, TextField) and row.ndim:
+        return text_of(row)
     if isinstance(field, ImageField) or field.column is None:
         return row.tolist()
     value = row[field.column]
@@ -67,6 +72,9 @@ class Dataset:
         fields: what a person sends, with an example from a real row.
         inputs: named arrays as the graph takes them, each [rows, ...].
         targets: as the task holds them, [rows, ...].
+        test_rows: those that whoever made the data set apart for testing, sorted; None where the
+            split is ours to draw.
+        keys: columns by which the rows can be divided, by name: text or float64 [rows].
     """
 
     source: str
@@ -75,6 +83,8 @@ class Dataset:
     inputs: Tensors
     targets: Targets
     task: Task
+    test_rows: Indices | None = None
+    keys: Mapping[str, Array] = field(default_factory=dict)
 
     def rows(self, indices: Indices) -> Rows:
         return Rows(take_rows(self.inputs, indices), self.targets[indices], self.task, self.fields)
@@ -86,13 +96,15 @@ class Dataset:
         for name, array in sorted({**self.inputs, "target": self.targets}.items()):
             digest.update(f"\x1e{name} {array.dtype} {array.shape}\x1e".encode())
             digest.update(_content(array))
+        if self.test_rows is not None:
+            digest.update(b"\x1etest" + self.test_rows.tobytes())
         return digest.hexdigest()
 
 
-def _content(array: Array) -> bytes:
+def _content(array: Array) -> bytes | memoryview:
     if array.dtype == object:
         return "\x1f".join(array.ravel().tolist()).encode()
-    return np.ascontiguousarray(array).tobytes()
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def class_counts(rows: Rows) -> Mapping[str, int]:

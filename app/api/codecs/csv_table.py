@@ -19,6 +19,7 @@ from app.bundle.signature import (
     IntegerField,
     NumberField,
     ScoresPrediction,
+    SeriesField,
     Signature,
     TensorField,
     TensorPrediction,
@@ -51,7 +52,7 @@ class Table(NamedTuple):
 
 def fits(signature: Signature) -> bool:
     """A cell holds one value, or a picture in base64."""
-    return not any(isinstance(field, TensorField) for field in signature.fields)
+    return not any(isinstance(field, SeriesField | TensorField) for field in signature.fields)
 
 
 class CsvCodec(RowsCodec):

@@ -5,14 +5,17 @@ from collections.abc import Callable
 import numpy as np
 
 from app.api.codecs.instance_check import MAX_CATEGORY_CHARACTERS, integer_range
+from app.bundle.padding import NUL, row_lengths, text_of
 from app.bundle.signature import (
     CategoryField,
     ImageField,
     InputField,
     IntegerField,
     NumberField,
+    SeriesField,
     TensorSpec,
     TextField,
+    is_padded,
 )
 from app.bundle.tensors import Array
 from app.errors import Detail
@@ -51,6 +54,14 @@ def _wrong(field: InputField, spec: TensorSpec, values: Array) -> tuple[Array, s
             said = "should be one of the field's categories"
             known = frozenset(vocabulary)
             wrong = _where(values, lambda text: text not in known)
+        case TextField(max_length=most) if is_padded(field, spec):
+            said = f"should be UTF-8 of at most {most} characters, then zeros"
+            wrong = np.array([not _is_text(row, most) for row in values], np.bool_)
+        case SeriesField(minimum_length=least, maximum_length=most):
+            said = f"should have {least} to {most} steps of finite numbers, then NaN"
+            lengths = row_lengths(values)
+            numbers = np.isfinite(values).sum(axis=(1, 2))
+            wrong = (lengths < least) | (lengths > most) | (numbers < lengths * values.shape[2])
         case TextField(max_length=most):
             said = f"should have at most {most} characters"
             wrong = _where(values, lambda text: len(text) > most)
@@ -63,6 +74,14 @@ def _wrong(field: InputField, spec: TensorSpec, values: Array) -> tuple[Array, s
     if field.nullable:
         wrong &= ~_missing(values)
     return wrong, said
+
+
+def _is_text(row: Array, most: int) -> bool:
+    try:
+        text = text_of(row)
+    except UnicodeDecodeError:
+        return False
+    return len(text) <= most and NUL not in text
 
 
 def _missing(values: Array) -> Array:

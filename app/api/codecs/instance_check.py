@@ -14,14 +14,18 @@ from app.bundle.signature import (
     InputField,
     IntegerField,
     NumberField,
+    SeriesField,
     Signature,
     TensorField,
     TensorSpec,
     TextField,
+    is_padded,
 )
 from app.bundle.tensors import NUMPY_DTYPES
 
 MAX_CATEGORY_CHARACTERS: Final = 1_000
+#: As JSON schemas write it too.
+WITHOUT_NUL: Final = r"^[^\u0000]*$"
 _STRICT: Final = ConfigDict(extra="forbid", strict=True)
 _NUMBERS: Final = "<numbers>"
 _ENCODED: Final = "<encoded>"
@@ -70,7 +74,11 @@ def _value_annotation(field: InputField, spec: TensorSpec) -> Any:
         case CategoryField():
             return Literal[field.vocabulary]
         case TextField():
-            return Annotated[str, Field(strict=True, max_length=field.max_length)]
+            pattern = WITHOUT_NUL if is_padded(field, spec) else None
+            limits = Field(strict=True, max_length=field.max_length, pattern=pattern)
+            return Annotated[str, limits]
+        case SeriesField():
+            return _series(field)
         case ImageField():
             return _picture(field)
         case TensorField():
@@ -93,6 +101,17 @@ def integer_range(field: IntegerField, spec: TensorSpec) -> tuple[int | None, in
     else:
         return low, high
     return least if low is None else max(low, least), most if high is None else min(high, most)
+
+
+def _series(field: SeriesField) -> Any:
+    count = len(field.channels)
+    number: Any = _number(None, None)
+    step: Any = Annotated[list[number], Field(min_length=count, max_length=count)]
+    # One fault is enough: a series has as many as it has numbers.
+    lengths = Field(
+        min_length=field.minimum_length, max_length=field.maximum_length, fail_fast=True
+    )
+    return Annotated[list[step], lengths]
 
 
 def _picture(field: ImageField) -> Any:

@@ -20,12 +20,15 @@ from app.bundle.features import (
     image_from_base64,
     image_from_numbers,
 )
+from app.bundle.padding import padded_series, padded_texts
 from app.bundle.signature import (
     ImageField,
     InputField,
+    SeriesField,
     Signature,
     TensorField,
     TensorSpec,
+    TextField,
 )
 from app.bundle.tensors import NUMPY_DTYPES, Array
 from app.errors import (
@@ -41,6 +44,8 @@ Place = tuple[str | int, ...]
 
 MAX_DETAILS: Final = 20
 _MAX_FAULTS: Final = 10_000
+#: Where the name of a field is in the place of a fault.
+_NAME_AT: Final = 2
 #: Faults of an image's form, said better as one.
 _FORM_FAULTS: Final = frozenset({"list_type", "too_short", "too_long"})
 
@@ -80,10 +85,18 @@ class RowsCodec(Codec):
         if (first["type"], first["loc"]) == ("too_long", ("instances",)):
             return self._too_many_rows()
         details = [
-            self._detail(_place((*prefix, *fault["loc"])), fault["msg"], fault["type"])
+            self._detail(self._place((*prefix, *fault["loc"])), fault["msg"], fault["type"])
             for fault in faults
         ]
         return invalid(list(dict.fromkeys(details))[:MAX_DETAILS])
+
+    def _place(self, loc: Sequence[str | int]) -> Place:
+        """A place in the document: without pydantic's tags, a stranger's names cut short."""
+        return tuple(
+            part[:64] if isinstance(part, str) and part not in self._fields else part
+            for at, part in enumerate(loc)
+            if at <= _NAME_AT or part not in IMAGE_TAGS  # a field may be named like a tag
+        )
 
     def _detail(self, place: Place, message: str, kind: str) -> Detail:
         """A fault in words that say what would be right."""
@@ -95,6 +108,8 @@ class RowsCodec(Codec):
             wanted = " × ".join(str(size) for size in field.shape)
             form = f"Input must be {wanted} nested numbers, or a picture in base64"
             return Detail(place[:3], form, "image_form")
+        if isinstance(field, TextField) and kind == "string_pattern_mismatch":
+            return Detail(place, "Input must hold no NUL character", kind)
         return Detail(place, message, kind)
 
     def takes_long(self, document: Any) -> bool:
@@ -125,13 +140,6 @@ def invalid(details: Sequence[Detail]) -> ValidationFailed:
     return ValidationFailed(f"{place}: {first.msg}", details)
 
 
-def _place(loc: Sequence[str | int]) -> Place:
-    """A place in the document: without pydantic's tags, and with a stranger's names cut short."""
-    return tuple(
-        part[:64] if isinstance(part, str) else part for part in loc if part not in IMAGE_TAGS
-    )
-
-
 Filler = Callable[[Sequence[Row], Callable[[], bool]], tuple[str, Array]]
 
 
@@ -146,6 +154,10 @@ def _filler(spec: TensorSpec, signature: Signature) -> Filler:
         match whole:
             case ImageField():
                 return functools.partial(_fill_images, spec, whole)
+            case TextField() if spec.datatype == "UINT8":
+                return functools.partial(_fill_texts, spec, whole)
+            case SeriesField():
+                return functools.partial(_fill_series, spec, whole)
             case TensorField():
                 return functools.partial(_fill_tensors, spec, whole)
     return functools.partial(_fill_columns, spec, fields)
@@ -190,6 +202,24 @@ def _fill_images(
         except FeatureError as error:
             raise invalid([_detail(index, field, f"Input {error}")]) from None
     return spec.name, np.stack(pictures).astype(NUMPY_DTYPES[spec.datatype], copy=False)
+
+
+def _fill_texts(
+    spec: TensorSpec, field: TextField, rows: Sequence[Row], _: Callable[[], bool]
+) -> tuple[str, Array]:
+    return spec.name, padded_texts([row[field.name] for row in rows])
+
+
+def _fill_series(
+    spec: TensorSpec, field: SeriesField, rows: Sequence[Row], _: Callable[[], bool]
+) -> tuple[str, Array]:
+    series = [row[field.name] for row in rows]
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        array = padded_series(series, len(field.channels), NUMPY_DTYPES[spec.datatype])
+    if np.isinf(array).any():
+        row = int(np.argwhere(np.isinf(array))[0, 0])
+        raise invalid([_detail(row, field, f"Input does not fit {spec.datatype}")])
+    return spec.name, array
 
 
 def _fill_tensors(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from app.bundle.features import FeatureError, image_from_bytes
-from app.bundle.golden import Golden
+from app.bundle.golden import Golden, chosen_labels, lead
 from app.bundle.manifest import Manifest, Precision
 from app.bundle.operators import check_operators
 from app.bundle.signature import ImageField, LabelPrediction, Signature
@@ -49,11 +49,12 @@ def check_labels(golden: Golden, manifest: Manifest) -> None:
         scores = golden.outputs.get(prediction.scores_tensor or "")
         if scores is None or scores.ndim != 2 or scores.shape[1] != len(prediction.labels):
             continue
-        named = np.array(prediction.labels, dtype=object)[scores.argmax(axis=1)]
-        ranked = np.sort(scores, axis=1)
-        clear = ranked[:, -1] - ranked[:, -2] > manifest.tie_margin
+        chosen = chosen_labels(scores, prediction.threshold)
+        named = np.array(prediction.labels, dtype=object)[chosen]
+        clear = lead(scores, prediction.threshold) > manifest.tie_margin
         if (named != labels)[clear].any():
-            raise BundleCorrupt(f"golden {prediction.name!r} is not the label of the best score")
+            by = "best score" if prediction.threshold is None else "scores and their threshold"
+            raise BundleCorrupt(f"golden {prediction.name!r} is not the label of the {by}")
 
 
 def _datatypes(tensors: Tensors) -> dict[str, str]:
