@@ -69,7 +69,11 @@ BYTE_RUNS = Candidate(
 _MASKED: Space = {**TRAINING, "width": OneOf((32, 64, 96, 128)), "dropout": Between(0.0, 0.5)}
 TEXT_CNN = Candidate("text-cnn", "bytes, then three convolutions along them", text_cnn, _MASKED)
 MOMENTS = Candidate(
-    "moments", "a linear layer on each channel's mean and deviation", moments, TRAINING
+    "moments",
+    "a linear layer on each channel's mean and deviation",
+    moments,
+    TRAINING,
+    {"learning_rate": 0.02},
 )
 SERIES_CNN = Candidate(
     "series-cnn", "three convolutions along the steps, wider each time", series_cnn, _MASKED

@@ -19,10 +19,19 @@ SERIES_STEPS: Final = 8
 NUL: Final = "\0"
 
 
-def padded_texts(texts: Sequence[str]) -> NDArray[np.uint8]:
-    """uint8 [rows, length]; no text may hold NUL."""
+class TooLarge(ValueError):
+    """One long row among many short ones, all padded to it."""
+
+
+def padded_texts(texts: Sequence[str], most_bytes: int | None = None) -> NDArray[np.uint8]:
+    """uint8 [rows, length]; no text may hold NUL.
+
+    Raises:
+        TooLarge: that would be more than so many bytes.
+    """
     encoded = [text.encode() for text in texts]
     length = rounded_up(max(map(len, encoded)), TEXT_BYTES)
+    _check_size(len(encoded) * length, most_bytes)
     joined = bytearray().join(one.ljust(length, b"\0") for one in encoded)
     return np.frombuffer(joined, np.uint8).reshape(len(encoded), length)
 
@@ -33,19 +42,32 @@ def text_of(row: Array) -> str:
 
 
 def padded_series(
-    series: Sequence[Any], channels: int, dtype: Any = np.float32
+    series: Sequence[Any],
+    channels: int,
+    dtype: Any = np.float32,
+    most_bytes: int | None = None,
 ) -> NDArray[np.floating[Any]]:
     """Float [rows, length, channels].
 
     Args:
         series: each [steps, channels] as nested numbers or an array; numbers beyond the dtype
             become infinite.
+    Raises:
+        TooLarge: that would be more than so many bytes.
     """
     length = rounded_up(max(map(len, series)), SERIES_STEPS)
+    _check_size(len(series) * length * channels * np.dtype(dtype).itemsize, most_bytes)
     padded = np.full((len(series), length, channels), np.nan, dtype)
     for row, steps in zip(padded, series, strict=True):
         row[: len(steps)] = steps
     return padded
+
+
+def _check_size(size_bytes: int, most_bytes: int | None) -> None:
+    if most_bytes is not None and size_bytes > most_bytes:
+        raise TooLarge(
+            f"padded to the longest, they are {size_bytes:,} bytes; at most {most_bytes:,}"
+        )
 
 
 def series_of(row: Array) -> Array:

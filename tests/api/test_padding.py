@@ -68,11 +68,13 @@ STEPS = Signature(
 )
 
 
-def publish(root: Path, name: str, signature: Signature, inputs: dict[str, Any]) -> None:
+def publish(
+    root: Path, name: str, signature: Signature, inputs: dict[str, Any], as_name: str | None = None
+) -> None:
     golden = Golden(inputs, getattr(models, name)(inputs))
     make_bundle(
         root,
-        name,
+        as_name or name,
         model_data=models.model_bytes(name),
         golden=golden,
         signature=signature,
@@ -85,6 +87,14 @@ def publish(root: Path, name: str, signature: Signature, inputs: dict[str, Any])
 def client(connect: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     root = tmp_path_factory.mktemp("padding")
     publish(root, "words", WORDS, {"text": padded_texts(TEXTS)})
+    long = WORDS.fields[0].model_copy(update={"max_length": 100_000})
+    publish(
+        root,
+        "words",
+        WORDS.model_copy(update={"fields": (long,)}),
+        {"text": padded_texts(TEXTS)},
+        as_name="novels",
+    )
     publish(root, "steps", STEPS, {"walk": padded_series(WALKS, 2)})
     with ExitStack() as stack:
         yield connect(stack, Settings(models=root, provider=("cpu",)))
@@ -214,6 +224,16 @@ def test_what_does_not_fit_is_refused_with_its_place(
     refusal = assert_refusal(got, 422, "validation_failed")
     assert refusal["details"][0]["loc"] == ["instances", 1, *place]
     assert said in refusal["error"]
+
+
+def test_one_long_text_among_many_short_ones_is_refused(client: httpx.Client) -> None:
+    texts = ["x" * 90_000, *["y"] * 200]
+
+    got = client.post("/models/novels/predict", json={"instances": [{"text": t} for t in texts]})
+
+    assert "padded to the longest" in assert_refusal(got, 413, "payload_too_large")["error"]
+    alone = client.post("/models/novels/predict", json={"instances": [{"text": texts[0]}]})
+    assert answers(alone)[0]["size"] == 90_000
 
 
 @pytest.mark.parametrize("model", ["words", "steps"])

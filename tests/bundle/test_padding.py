@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.bundle.padding import (
+    TooLarge,
     padded_series,
     padded_texts,
     row_lengths,
@@ -101,6 +102,14 @@ def test_they_cannot_be_missing(field: SeriesField | TextField):
 
     with pytest.raises(ValidationError, match="missing"):
         signature(gone, datatype, *dims)
+
+
+def test_one_long_row_among_many_may_be_too_much():
+    assert padded_texts(["a" * 64, "b"], most_bytes=128).shape == (2, 64)
+    with pytest.raises(TooLarge, match="they are 192 bytes; at most 128"):
+        padded_texts(["a" * 64, "b", "c"], most_bytes=128)
+    with pytest.raises(TooLarge, match="they are 128 bytes; at most 127"):
+        padded_series([[[1, 2]], [[3, 4]]], 2, most_bytes=127)
 
 
 def test_a_series_has_a_range_of_lengths():

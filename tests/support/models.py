@@ -64,7 +64,7 @@ def words(inputs: Tensors) -> dict[str, Array]:
 
 
 def steps(inputs: Tensors) -> dict[str, Array]:
-    """walk FP32 [batch, length, 2], padded with NaN -> the sum of the steps, way FP32 [batch, 2]."""
+    """walk FP32 [batch, length, 2], padded with NaN -> way FP32 [batch, 2], its sum."""
     return {"way": np.nansum(inputs["walk"], axis=1)}
 
 

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,26 @@ def test_a_text_that_was_never_seen_is_told_by_http(server: LiveServer) -> None:
     assert found == ["ja", "de", "ru", "ja"]
     # The same alone, where it is padded to another length.
     assert [answers(server, "texts", [{"Der Text": text}])[0] for text in texts] == found
+
+
+def test_requests_of_different_lengths_at_once_are_not_mixed_up(server: LiveServer) -> None:
+    texts = ["привет " * (n % 40) if n % 3 else "お茶" * (n % 50 + 1) for n in range(200)]
+    url = f"{server.url}/models/texts/predict"
+    together = httpx.post(
+        url, json={"instances": [{"Der Text": text} for text in texts]}, trust_env=False
+    ).json()["predictions"]
+
+    with httpx.Client(trust_env=False) as client, ThreadPoolExecutor(16) as pool:
+        alone = list(
+            pool.map(
+                lambda text: client.post(url, json={"instances": [{"Der Text": text}]}).json(),
+                texts,
+            )
+        )
+
+    for one, other in zip(alone, together, strict=True):
+        (row,) = one["predictions"]
+        assert row["scores"] == pytest.approx(other["scores"], abs=1e-5)
 
 
 def test_a_table_of_texts_too(server: LiveServer) -> None:

@@ -93,6 +93,15 @@ def test_so_does_no_padding_at_all(exported) -> None:
         np.testing.assert_allclose(run({name: alone})["scores"][0], want[row], atol=1e-6, rtol=0)
 
 
+def test_nothing_at_all_is_answered(exported) -> None:
+    name, model, run = exported
+    nothing = BATCH_OF[name][:2, :0]
+
+    np.testing.assert_allclose(
+        run({name: nothing})["scores"], scores(model, longer(nothing, 5)), atol=1e-6, rtol=0
+    )
+
+
 def test_a_graph_that_heeds_its_padding_is_not_proved() -> None:
     name, model = predictor(text_cnn)
     run = runtime.open_run(export(model, {name: TEXTS}).SerializeToString())

@@ -9,6 +9,8 @@ import pytest
 
 from app.bundle.padding import row_lengths
 from app.bundle.signature import SeriesField, TextField
+from training import pipeline
+from training.card import accepts
 from training.config import RunConfig
 from training.data.languages import BASE, LANGUAGES, collect_languages
 from training.data.series import Layout, collect_series
@@ -215,6 +217,24 @@ def test_vowels_come_with_their_own_test_rows() -> None:
     assert data.test_rows is not None
     assert len(data.test_rows) == 370
     assert np.bincount(data.targets[:270]).tolist() == [30] * 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shape"), [("vowels", ("batch", "length", 12)), ("languages", ("batch", "length"))]
+)
+def test_built_in_runs_pass_their_gates(
+    name: str, shape: tuple[int | str, ...], tmp_path: Path
+) -> None:
+    outcome = pipeline.run(name, tmp_path)
+
+    manifest = outcome.manifest
+    assert manifest.signature.inputs[0].shape == shape
+    assert [gate.metric for gate in manifest.gates] == ["accuracy"]
+    assert outcome.evaluations["test"].metrics["accuracy"] >= manifest.gates[0].minimum
+    (field,) = manifest.signature.fields
+    assert manifest.drift[field.name]["statistic"] == "length"
+    assert "steps" in accepts(field) or "characters" in accepts(field)
 
 
 def test_a_line_of_data_is_channels_and_a_label() -> None:

@@ -111,7 +111,8 @@ def _guess(table: Table, name: str, present: pl.Series) -> tuple[Kind, str]:
     if native is None:
         _check_mixed(table, name)
     if distinct > MOSTLY_DISTINCT * len(present) and len(present) >= FEWEST_TO_JUDGE:
-        return "drop", f"nearly every row has a text of its own ({distinct:,} of {len(present):,})"
+        own = f"nearly every row has a text of its own ({distinct:,} of {len(present):,})"
+        return "drop", f"{own}; {name}=text learns from the texts alone"
     return "category", f"text, {distinct:,} values"
 
 

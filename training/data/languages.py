@@ -48,7 +48,7 @@ def collect_languages() -> Dataset:
         texts,
         np.array(targets, dtype=np.int64),
         Classification(LANGUAGES),
-        source=f"emoji {metadata.version(PACKAGE)} (names by Unicode CLDR)",
+        source=f"names of emoji in the package {PACKAGE} {metadata.version(PACKAGE)}",
         keys={BASE: np.array(bases, dtype=object)},
     )
 

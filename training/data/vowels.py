@@ -11,7 +11,7 @@ from training.data.penguins import data_file
 from training.data.series import series_dataset
 from training.tasks import Classification
 
-SOURCE: Final = "JapaneseVowels (Kudo, Toyama and Shimbo 1999; UCI, CC BY 4.0), in aeon"
+SOURCE: Final = "JapaneseVowels (Kudo, Toyama and Shimbo 1999; UCI), in aeon"
 PACKAGE: Final = "aeon"
 CHANNELS: Final = tuple(f"coefficient_{number}" for number in range(1, 13))
 SPEAKERS: Final = tuple(f"speaker_{number}" for number in range(1, 10))

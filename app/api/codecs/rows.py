@@ -20,7 +20,7 @@ from app.bundle.features import (
     image_from_base64,
     image_from_numbers,
 )
-from app.bundle.padding import padded_series, padded_texts
+from app.bundle.padding import TooLarge, padded_series, padded_texts
 from app.bundle.signature import (
     ImageField,
     InputField,
@@ -43,6 +43,8 @@ Row = Mapping[str, Any]
 Place = tuple[str | int, ...]
 
 MAX_DETAILS: Final = 20
+#: Of one input: a small request must not become a huge array by one long row among many short.
+MAX_PADDED_BYTES: Final = 16 * 2**20
 _MAX_FAULTS: Final = 10_000
 #: Where the name of a field is in the place of a fault.
 _NAME_AT: Final = 2
@@ -207,15 +209,23 @@ def _fill_images(
 def _fill_texts(
     spec: TensorSpec, field: TextField, rows: Sequence[Row], _: Callable[[], bool]
 ) -> tuple[str, Array]:
-    return spec.name, padded_texts([row[field.name] for row in rows])
+    texts = [row[field.name] for row in rows]
+    try:
+        return spec.name, padded_texts(texts, MAX_PADDED_BYTES)
+    except TooLarge as error:
+        raise PayloadTooLarge(f"field {field.name!r}: {error}") from None
 
 
 def _fill_series(
     spec: TensorSpec, field: SeriesField, rows: Sequence[Row], _: Callable[[], bool]
 ) -> tuple[str, Array]:
     series = [row[field.name] for row in rows]
-    with np.errstate(over="ignore"):  # what overflows is refused below
-        array = padded_series(series, len(field.channels), NUMPY_DTYPES[spec.datatype])
+    dtype = NUMPY_DTYPES[spec.datatype]
+    try:
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            array = padded_series(series, len(field.channels), dtype, MAX_PADDED_BYTES)
+    except TooLarge as error:
+        raise PayloadTooLarge(f"field {field.name!r}: {error}") from None
     if np.isinf(array).any():
         row = int(np.argwhere(np.isinf(array))[0, 0])
         raise invalid([_detail(row, field, f"Input does not fit {spec.datatype}")])
