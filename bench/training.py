@@ -22,17 +22,17 @@ from torch.utils.data import DataLoader, Dataset
 from app.bundle.tensors import Array
 from training.config import RunConfig
 from training.data.dataset import Rows
-from training.hardware import MIXED, choose_precision, has_fast_bf16, lay_out
+from training.fit.hardware import MIXED, choose_precision, has_fast_bf16, lay_out
+from training.fit.train import make_repeatable, train
 from training.models import Predictor, cnn, convnet, head_for
-from training.preprocess import ImagePreprocess
+from training.preprocess.tensors import ImagePreprocess
 from training.progress import Progress
 from training.tasks import Classification
-from training.train import make_repeatable, train
 
 CLASSES: Final = 10
 SIDE: Final = 28
 SHIFT: Final = 1
-#: What the loop of `training.train` shall reach, as a multiple of each.
+#: What the loop of `training.fit.train` shall reach, as a multiple of each.
 GOALS: Final = {"tutorial": 2.0, "synthetic": 0.9}
 _NETWORKS: Final = {"cnn": cnn, "convnet": convnet}
 _DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

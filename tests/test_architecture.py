@@ -37,8 +37,8 @@ CONFINED = {
     "onnxruntime": (
         "app/engine/session.py",
         "app/engine/providers/installed.py",
-        "training/runtime.py",
-        "training/quantize.py",
+        "training/export/runtime.py",
+        "training/export/quantize.py",
     ),
     "fastapi": ("app/main.py", "app/server.py", "app/__main__.py", "app/api/"),
     "fastapi_offline": ("app/main.py",),

@@ -178,10 +178,11 @@ def _run(options: argparse.Namespace) -> int:
 
     from rich.console import Console  # noqa: PLC0415
 
-    from training import pipeline, summary  # noqa: PLC0415
-    from training.checkpoints import Keep  # noqa: PLC0415
+    from training import pipeline  # noqa: PLC0415
+    from training.export.publish import check_writable  # noqa: PLC0415
+    from training.fit.checkpoints import Keep  # noqa: PLC0415
+    from training.papers import summary  # noqa: PLC0415
     from training.progress import progress_on  # noqa: PLC0415
-    from training.publish import check_writable  # noqa: PLC0415
 
     console = Console()
     keep = Keep(options.checkpoints or models / pipeline.CHECKPOINTS, options.resume)
@@ -198,13 +199,14 @@ def _run(options: argparse.Namespace) -> int:
 def _own(wanted: Any, console: Any) -> tuple[Any, Any]:
     """A user's own data as a run, and its settings; says what was found in the data."""
     if wanted.pictures is not None:
-        from training.own_images import own_images  # noqa: PLC0415
+        from training.own.images import own_images  # noqa: PLC0415
 
         found = own_images(wanted.pictures, wanted.name, wanted.settings)
         for note in found.notes:
             console.print(note, highlight=False, markup=False, soft_wrap=True)
         return found.run, found.config
-    from training import own, own_sequences  # noqa: PLC0415
+    from training.own import sequences as own_sequences  # noqa: PLC0415
+    from training.own import tables as own  # noqa: PLC0415
 
     mine = own_sequences.any_own_run(wanted.source, wanted.name, wanted.settings)
     own.show(mine.collected, console)

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from training.errors import UsageError
-from training.rules import check_rule
+from training.evaluation.rules import check_rule
 
 _BAR: Final = re.compile(r"(?P<metric>[a-z0-9_]+)\s*(?P<sign>[<>]=)\s*(?P<bound>[-+.0-9eE]+)")
 

@@ -8,32 +8,39 @@ from app.bundle.manifest import GOLDEN_FILE, MODEL_FILE, Gate, Manifest, Provena
 from app.bundle.quality import Baseline
 from app.bundle.store import Bundle
 from app.bundle.tensors import Array, Tensors
-from training import runtime
-from training.baselines import measure_baselines
-from training.calibrate import settle
-from training.checkpoints import Keep
 from training.config import RunConfig
-from training.curves import LoggedProgress
 from training.data.dataset import Dataset, Rows
 from training.data.split import Split, split_dataset
 from training.errors import Rejected
-from training.evidence import quality_of
-from training.export import describe_graph, export
-from training.floor import bars_of
-from training.hardware import is_first_process, join_processes, part_with_others
+from training.evaluation.calibrate import settle
+from training.evaluation.evidence import quality_of
+from training.evaluation.floor import bars_of
+from training.evaluation.predecessor import Compared, check_regression, compare_with_published
+from training.evaluation.validate import Evaluation, check_gates, evaluate, gates_of
+from training.export import runtime
+from training.export.graph import describe_graph, export
+from training.export.proof import Proof, golden_bytes, prove, prove_files
+from training.export.provenance import provenance_of
+from training.export.publish import build_manifest, check_writable, publish_bundle, signature_of
+from training.export.variants import make_variants, prove_variants
+from training.fit.checkpoints import Keep
+from training.fit.curves import LoggedProgress
+from training.fit.hardware import is_first_process, join_processes, part_with_others
+from training.fit.train import make_repeatable
 from training.models import AnyCandidate, Model
-from training.predecessor import Compared, check_regression, compare_with_published
-from training.preprocess import Preprocess
+from training.papers.report import Findings, write_papers
+from training.preprocess.tensors import Preprocess
 from training.progress import Progress
-from training.proof import Proof, golden_bytes, prove, prove_files
-from training.provenance import provenance_of
-from training.publish import build_manifest, check_writable, publish_bundle, signature_of
-from training.report import Findings, write_papers
 from training.runs import Run, find_run
-from training.select import Selection, Trial, choose, prove_each, standard_error, train_candidates
-from training.train import make_repeatable
-from training.validate import Evaluation, check_gates, evaluate, gates_of
-from training.variants import make_variants, prove_variants
+from training.selection.baselines import measure_baselines
+from training.selection.select import (
+    Selection,
+    Trial,
+    choose,
+    prove_each,
+    standard_error,
+    train_candidates,
+)
 
 #: Checkpoints, in the folder of the models, where it can be written for sure.
 CHECKPOINTS = ".checkpoints"
@@ -213,7 +220,7 @@ def _select(journey: _Journey, dataset: Dataset, split: Split, preprocess: Prepr
     trials: tuple[Trial, ...] = ()
     if config.budget:
         progress.stage("Search for settings")
-        from training.search import search  # noqa: PLC0415 (Optuna takes long to import)
+        from training.selection.search import search  # noqa: PLC0415 (Optuna takes long to import)
 
         storage = keep.search_file(run.name, dataset, config)
         found = search(candidates, run.fit_preprocess, split, config, progress, storage)

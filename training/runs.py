@@ -30,8 +30,14 @@ from training.models import (
     text_cnn,
 )
 from training.models.space import Between, OneOf, Space
-from training.preprocess import ImagePreprocess, Lookup, Preprocess, TablePreprocess, fit_table
-from training.sequences import SeriesPreprocess, TextPreprocess
+from training.preprocess.sequences import SeriesPreprocess, TextPreprocess
+from training.preprocess.tensors import (
+    ImagePreprocess,
+    Lookup,
+    Preprocess,
+    TablePreprocess,
+    fit_table,
+)
 
 #: What a search may vary of every network.
 TRAINING: Space = {

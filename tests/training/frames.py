@@ -10,7 +10,7 @@ from app.bundle.signature import NumberField, TensorSpec
 from training.config import RunConfig
 from training.data.dataset import Dataset
 from training.models import TREES, AnyCandidate
-from training.preprocess import fit_table
+from training.preprocess.tensors import fit_table
 from training.runs import Run
 from training.tasks import Classification, Regression, Task
 

@@ -7,16 +7,16 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from tests.training.frames import FIT, numbers_dataset, run_of
 from training import pipeline
-from training.baselines import fit_baselines, linear, paired_change, trivial
 from training.config import RunConfig
 from training.data.dataset import Rows
 from training.data.penguins import collect_penguins
 from training.data.split import split_dataset
+from training.evaluation.validate import evaluate
 from training.models import TREES
 from training.progress import Progress
 from training.runs import LINEAR, find_run
+from training.selection.baselines import fit_baselines, linear, paired_change, trivial
 from training.tasks import MultiLabel
-from training.validate import evaluate
 
 pytestmark = pytest.mark.training
 

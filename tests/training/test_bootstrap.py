@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from training.bootstrap import draws, intervals
-from training.metrics import mean, measures_of, values_of
+from training.evaluation.bootstrap import draws, intervals
+from training.evaluation.metrics import mean, measures_of, values_of
 from training.tasks import Classification, MultiLabel, Regression
 
 pytestmark = pytest.mark.training

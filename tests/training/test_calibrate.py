@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from training import runtime
-from training.calibrate import calibrate, settle
 from training.config import RunConfig
 from training.data.penguins import collect_penguins
 from training.data.split import Split
 from training.errors import UsageError
-from training.export import export
+from training.evaluation.calibrate import calibrate, settle
+from training.evaluation.threshold import choose_threshold
+from training.export import runtime
+from training.export.graph import export
 from training.pipeline import Outcome
 from training.progress import Progress
 from training.tasks import Classification
-from training.threshold import choose_threshold
 
 pytestmark = pytest.mark.training
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from app.bundle.signature import CategoryField, NumberField
-from training.drift import reference_distributions
+from training.papers.drift import reference_distributions
 from training.pipeline import Outcome
 
 pytestmark = pytest.mark.training

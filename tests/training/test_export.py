@@ -9,9 +9,9 @@ import onnxruntime as ort
 import pytest
 
 from app.bundle.tensors import take_rows
-from training import runtime
+from training.export import runtime
+from training.export.proof import UNSEEN
 from training.pipeline import Outcome
-from training.proof import UNSEEN
 
 pytestmark = pytest.mark.training
 

@@ -14,7 +14,7 @@ from training.data.fashion_mnist import collect_fashion, read_idx
 from training.data.images import collect_folder, is_image_folder
 from training.data.split import split_dataset
 from training.errors import EnvironmentTrouble, UsageError
-from training.preprocess import ImagePreprocess
+from training.preprocess.tensors import ImagePreprocess
 from training.tasks import Classification
 
 pytestmark = pytest.mark.training

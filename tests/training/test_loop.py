@@ -14,16 +14,16 @@ import pytest
 import torch
 
 from app.bundle.tensors import take_rows
-from training.batches import Fetched, Resident, batches_of
-from training.checkpoints import Checkpoint
 from training.config import RunConfig
 from training.data.split import Split, split_dataset
 from training.errors import EnvironmentTrouble, UsageError
-from training.hardware import choose_precision
+from training.fit.batches import Fetched, Resident, batches_of
+from training.fit.checkpoints import Checkpoint
+from training.fit.hardware import choose_precision
+from training.fit.train import History, learning_rate, make_repeatable, train, weights_sha256
 from training.models import Predictor, cnn, head_for
 from training.progress import Progress
 from training.runs import find_run
-from training.train import History, learning_rate, make_repeatable, train, weights_sha256
 
 pytestmark = pytest.mark.training
 
@@ -121,7 +121,7 @@ def test_a_checkpoint_that_does_not_fit_the_disk_is_one_clear_error(tmp_path: Pa
     program = f"""
 import resource
 from pathlib import Path
-from training.checkpoints import Checkpoint
+from training.fit.checkpoints import Checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 import torch
 from training.errors import EnvironmentTrouble

@@ -19,7 +19,7 @@ from training.data.penguins import data_file
 from training.data.split import group_indices, random_indices, split_dataset
 from training.data.table import CATEGORIES, NUMBERS, Collected, TableSource, collect_table
 from training.errors import UsageError
-from training.own import model_name
+from training.own.tables import model_name
 from training.runs import fit_own_table
 
 pytestmark = pytest.mark.training

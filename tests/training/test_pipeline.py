@@ -6,8 +6,8 @@ import pytest
 from app.bundle.store import scan, verify
 from training import pipeline
 from training.errors import EnvironmentTrouble, GateFailed, UsageError
+from training.fit.train import weights_sha256
 from training.pipeline import Outcome
-from training.train import weights_sha256
 
 pytestmark = pytest.mark.training
 

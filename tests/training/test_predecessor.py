@@ -7,10 +7,10 @@ import pytest
 from app.bundle.quality import Predecessor
 from training import pipeline
 from training.errors import GateFailed
+from training.evaluation.predecessor import check_regression, compare_with_published, differs
+from training.evaluation.validate import evaluate
 from training.pipeline import Outcome
-from training.predecessor import check_regression, compare_with_published, differs
 from training.progress import Progress
-from training.validate import evaluate
 
 pytestmark = pytest.mark.training
 

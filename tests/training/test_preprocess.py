@@ -6,7 +6,7 @@ from training.config import RunConfig
 from training.data.penguins import collect_penguins
 from training.data.split import split_dataset
 from training.pipeline import Outcome
-from training.preprocess import ImagePreprocess, Lookup, TablePreprocess
+from training.preprocess.tensors import ImagePreprocess, Lookup, TablePreprocess
 from training.runs import find_run
 
 pytestmark = pytest.mark.training

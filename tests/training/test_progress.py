@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.curves import LoggedProgress
 from training.errors import EnvironmentTrouble
+from training.fit.curves import LoggedProgress
 from training.progress import LineProgress, Pace, Progress
 
 pytestmark = pytest.mark.training

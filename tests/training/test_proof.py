@@ -4,11 +4,11 @@ import pytest
 from app.bundle.features import image_from_bytes
 from app.bundle.golden import Run, replay, save_golden
 from app.bundle.signature import ImageField
-from training import runtime
 from training.config import RunConfig
 from training.errors import ProofFailed
+from training.export import runtime
+from training.export.proof import UNSEEN, encode_png, parity_error, prove, prove_files
 from training.pipeline import Outcome
-from training.proof import UNSEEN, encode_png, parity_error, prove, prove_files
 
 pytestmark = pytest.mark.training
 

@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from training.card import model_card
+from training.papers.card import model_card
 from training.pipeline import Outcome
 
 pytestmark = pytest.mark.training

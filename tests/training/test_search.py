@@ -7,14 +7,14 @@ from sklearn.datasets import load_breast_cancer, load_wine
 
 from tests.training.frames import FIT, numbers_dataset, run_of
 from training import pipeline
-from training.checkpoints import Keep
 from training.config import RunConfig
 from training.data.split import split_dataset
 from training.errors import UsageError
+from training.fit.checkpoints import Keep
 from training.models import TREES, AnyCandidate, Candidate, TreeCandidate, mlp
 from training.models.space import Between, OneOf
 from training.progress import Progress
-from training.search import Budget, Found, parts_of, search
+from training.selection.search import Budget, Found, parts_of, search
 
 pytestmark = pytest.mark.training
 

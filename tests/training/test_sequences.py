@@ -10,16 +10,16 @@ from torch import nn
 from app.bundle.padding import padded_series, padded_texts, row_lengths
 from app.bundle.signature import SeriesField, TensorSpec, TextField
 from app.bundle.tensors import Array
-from training import runtime
 from training.config import RunConfig
 from training.data.dataset import Dataset
 from training.errors import ProofFailed
-from training.export import export
-from training.lengths import as_short, longer, of_other_lengths
+from training.export import runtime
+from training.export.graph import export
+from training.export.lengths import as_short, longer, of_other_lengths
+from training.export.proof import prove
 from training.models import Predictor, byte_runs, head_for, moments, series_cnn, text_cnn
-from training.preprocess import Preprocess
-from training.proof import prove
-from training.sequences import SeriesPreprocess, TextPreprocess, step_moments
+from training.preprocess.sequences import SeriesPreprocess, TextPreprocess, step_moments
+from training.preprocess.tensors import Preprocess
 from training.tasks import Classification
 
 pytestmark = pytest.mark.training

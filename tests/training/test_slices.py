@@ -3,8 +3,8 @@ import pytest
 
 from app.bundle.signature import CategoryField, ImageField, NumberField
 from training.data.dataset import Rows
+from training.evaluation.slices import FEW_ROWS, slices_of
 from training.pipeline import Outcome
-from training.slices import FEW_ROWS, slices_of
 from training.tasks import Classification, Regression
 
 pytestmark = pytest.mark.training

@@ -10,7 +10,6 @@ import pytest
 from app.bundle.padding import row_lengths
 from app.bundle.signature import SeriesField, TextField
 from training import pipeline
-from training.card import accepts
 from training.config import RunConfig
 from training.data.languages import BASE, LANGUAGES, collect_languages
 from training.data.series import Layout, collect_series
@@ -19,7 +18,8 @@ from training.data.table import TableSource
 from training.data.text import collect_text
 from training.data.vowels import collect_vowels, read_series
 from training.errors import UsageError
-from training.own_sequences import any_own_run
+from training.own.sequences import any_own_run
+from training.papers.card import accepts
 
 pytestmark = pytest.mark.training
 

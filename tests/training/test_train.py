@@ -4,11 +4,11 @@ import pytest
 from training.config import RunConfig
 from training.data.split import split_dataset
 from training.errors import Diverged
+from training.fit.train import make_repeatable, weights_sha256
 from training.models import Candidate, mlp
 from training.progress import Progress
 from training.runs import MLP, find_run
-from training.select import Trained, choose, train_candidates
-from training.train import make_repeatable, weights_sha256
+from training.selection.select import Trained, choose, train_candidates
 
 pytestmark = pytest.mark.training
 

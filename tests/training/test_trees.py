@@ -8,17 +8,18 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from app.bundle.tensors import take_rows
 from tests.training.frames import FIT, numbers_dataset, run_of
-from training import pipeline, runtime
+from training import pipeline
 from training.config import RunConfig
 from training.data.dataset import Dataset, Rows
 from training.data.penguins import collect_penguins
 from training.data.split import Split, split_dataset
 from training.errors import Unsuitable
-from training.export import export
+from training.export import runtime
+from training.export.graph import export
+from training.export.proof import UNSEEN, prove
 from training.models import TREES, TreeCandidate, Trees
 from training.models.trees import fit_trees, rounded_down
 from training.progress import Progress
-from training.proof import UNSEEN, prove
 from training.tasks import Classification, MultiLabel
 
 pytestmark = pytest.mark.training

@@ -4,13 +4,13 @@ from sklearn import metrics
 
 from app.bundle.manifest import Gate
 from training.errors import GateFailed
-from training.pipeline import Outcome
-from training.validate import (
+from training.evaluation.validate import (
     check_gates,
     evaluate,
     expected_calibration_error,
     reliability,
 )
+from training.pipeline import Outcome
 
 pytestmark = pytest.mark.training
 

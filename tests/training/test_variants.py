@@ -7,13 +7,14 @@ import pytest
 
 from app.bundle.golden import replay
 from app.bundle.operators import check_operators
-from training import pipeline, quantize, runtime
+from training import pipeline
 from training.config import RunConfig
 from training.errors import GateFailed, UsageError
+from training.evaluation.validate import evaluate
+from training.export import quantize, runtime
+from training.export.variants import Exported, by_damage, loss_of, make_variants, wanted
 from training.pipeline import Outcome
 from training.progress import Progress
-from training.validate import evaluate
-from training.variants import Exported, by_damage, loss_of, make_variants, wanted
 
 pytestmark = pytest.mark.training
 

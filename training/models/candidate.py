@@ -12,7 +12,7 @@ from torch import nn
 from app.bundle.tensors import Array, Tensors, row_count, take_rows
 from training.models.heads import Head
 from training.models.space import Setting, Space
-from training.preprocess import Lookup, Preprocess
+from training.preprocess.tensors import Lookup, Preprocess
 from training.tasks import Task
 
 #: (shape of one row, width) -> float32 [batch, *shape] to the task's numbers [batch, width].

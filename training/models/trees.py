@@ -17,7 +17,7 @@ from app.bundle.tensors import Array, Tensors
 from training.data.split import Split
 from training.errors import Unsuitable
 from training.models.space import Between, Setting, Space
-from training.preprocess import Lookup, Preprocess
+from training.preprocess.tensors import Lookup, Preprocess
 from training.tasks import Classification, MultiLabel, Regression, Task
 
 

@@ -1,0 +1,1 @@
+"""From a trained model to a proved graph, its variants, and the bundle."""

@@ -1,0 +1,1 @@
+"""From the graph's inputs to what a network takes."""

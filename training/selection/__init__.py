@@ -1,0 +1,1 @@
+"""Which candidate is published, and what it is compared with."""
