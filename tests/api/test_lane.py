@@ -120,6 +120,19 @@ class TestHeads:
 
         refused(wire, 431, "head_too_large")
 
+    def test_those_that_are_refused_are_counted(self, lane: LaneTransport, wire: Wire) -> None:
+        key = ("protocol", "", "head_too_large")
+        before = lane.service.metrics.outcomes[key]
+
+        wire.send(b"POST /predict HTTP/1.1\r\nX: " + b"x" * 40_000 + b"\r\n\r\n")
+        wire.read_response()
+
+        assert lane.service.metrics.outcomes[key] == before + 1
+        metrics = lane.service.metrics
+        assert metrics.received["protocol"] == sum(
+            count for (route, *_), count in metrics.outcomes.items() if route == "protocol"
+        )
+
     def test_one_within_the_limits_is_taken(self, wire: Wire) -> None:
         fields = {f"X_{number}": "a" * 300 for number in range(95)}
         for piece in in_pieces(post(**fields), 5_000):
