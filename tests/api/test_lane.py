@@ -1,5 +1,6 @@
 """Connections: what they may take, how they end, and answers in order. On real sockets."""
 
+import gzip
 import json
 import signal
 import socket
@@ -380,6 +381,41 @@ class TestRefusals:
 
             assert [wire.read_response()[0] for _ in range(100)] == [503, 200] * 50
         wait_until_idle(lane)
+
+
+class TestHeadsThatAreAlike:
+    """A head that equals the one before is not read again; its body is, as the head says."""
+
+    @pytest.mark.parametrize(("path", "good"), [(PREDICT, GOOD), (INFER, TENSOR)])
+    def test_a_plain_body_that_is_said_to_be_compressed(
+        self, wire: Wire, path: str, good: bytes
+    ) -> None:
+        packed = post(path, gzip.compress(good), Content_Encoding="gzip")
+        plain = post(path, good, Content_Encoding="gzip")
+
+        for sent, expected in ((packed, 200), (plain, 400), (packed, 200), (plain, 400)):
+            wire.send(sent)
+            assert wire.read_response()[0] == expected
+
+    @pytest.mark.parametrize(("path", "good"), [(PREDICT, GOOD), (INFER, TENSOR)])
+    def test_other_fields(self, lane: LaneTransport, path: str, good: bytes) -> None:
+        wire = Wire(lane.address)
+        for fields, expected in (
+            ({}, 200),
+            ({"Content_Type": "text/xml"}, 415),
+            ({}, 200),
+            ({"Modelport_Timeout_Ms": "0"}, 400),
+            ({"Modelport_Timeout_Ms": "9000"}, 200),
+            ({"Content_Encoding": "br"}, 415),
+            ({}, 200),
+        ):
+            wire.send(post(path, good, **fields))
+            status, headers, _ = wire.read_response()
+            assert status == expected
+            if headers.get("connection") == "close":
+                wire.close()
+                wire = Wire(lane.address)
+        wire.close()
 
 
 class TestOrder:
