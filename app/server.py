@@ -78,6 +78,7 @@ def lane_of(app: FastAPI, service: Service) -> Lane:
     ]
     return Lane(
         handler=lambda: service.handler,
+        count_refusal=service.metrics.refuse_connection,
         addresses=Addresses(ways if settings.fast_lane else ()),
         max_body_bytes=settings.max_body_bytes,
         guards=Guards(

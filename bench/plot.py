@@ -1,4 +1,6 @@
-"""`python -m bench.plot RESULT.json …`: bars of what was kept, for the README.
+"""`python -m bench.plot RESULT.json`: bars of a kept result, for the README.
+
+One result, since figures of two runs are not to be compared.
 
 Colours are between black and white, on nothing: the picture is readable on a light and a dark page.
 """
@@ -15,15 +17,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.acceptance import OURS
+from bench.targets import BARE
 
 PICTURE: Final = Path(__file__).parent.parent / "docs" / "benchmarks.svg"
 _LOAD: Final = "64"
 _FIGURES: Final = (("per_s", "requests/s"), ("cpu_us", "CPU µs a request"))
 _TITLES: Final = {
     "mlp-json": "Small MLP, JSON",
+    "cnn28-json": "CNN on 28 × 28, JSON",
     "cnn28-binary": "CNN on 28 × 28, binary",
     "cnn224-binary": "MobileNet on 224 × 224, binary",
+    "cnn224-jpeg": "MobileNet on 224 × 224, JPEG",
 }
+_LARGE: Final = ("cnn224-binary", "cnn224-jpeg")
 _INK: Final = "#808890"
 _OTHERS: Final = "#98a0a8"
 _OWN: Final = "#2f81f7"
@@ -38,17 +44,17 @@ class Bar:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.plot", description=__doc__)
-    parser.add_argument("results", nargs="+", type=Path, help="files that --save wrote")
+    parser.add_argument("result", type=Path, help="a file that --save wrote")
     parser.add_argument("--out", type=Path, default=PICTURE, help="default docs/benchmarks.svg")
     options = parser.parse_args()
-    draw([json.loads(path.read_text()) for path in options.results], options.out)
+    draw(json.loads(options.result.read_text()), options.out)
     print(options.out)
 
 
-def draw(documents: Sequence[dict[str, Any]], out: Path) -> None:
+def draw(document: dict[str, Any], out: Path) -> None:
     """A row for each case that was measured, a column for each figure."""
-    cases = [case for case in _TITLES if bars(documents, case, _FIGURES[0][0])]
-    heights = [1 + len(bars(documents, case, _FIGURES[0][0])) for case in cases]
+    cases = [case for case in _TITLES if bars(document, case, _FIGURES[0][0])]
+    heights = [1 + len(bars(document, case, _FIGURES[0][0])) for case in cases]
     # Letters stay letters, and the same results give the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 9}):
         figure = Figure(figsize=(9, _INCHES_A_BAR * sum(heights) + 0.3), layout="constrained")
@@ -57,19 +63,21 @@ def draw(documents: Sequence[dict[str, Any]], out: Path) -> None:
         )
         for row, case in zip(grid, cases, strict=True):
             for axes, (figure_name, words) in zip(row, _FIGURES, strict=True):
-                title = f"{_TITLES[case]}: {words}, {_LOAD} connections"
-                _panel(axes, bars(documents, case, figure_name), title)
+                _panel(axes, bars(document, case, figure_name), f"{_TITLES[case]}: {words}")
+        figure.suptitle(f"{_LOAD} connections", color=_INK, fontsize=9)
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
 
 
-def bars(documents: Sequence[dict[str, Any]], case: str, figure: str) -> list[Bar]:
-    """The first document that has a server speaks for it."""
-    found: dict[str, float] = {}
-    for document in documents:
-        for cell in document["cells"]:
-            if (cell["case"], cell["load"]) == (case, _LOAD) and cell[figure] is not None:
-                found.setdefault(cell["server"], cell[figure])
-    return [Bar(server, value) for server, value in found.items()]
+def bars(document: dict[str, Any], case: str, figure: str) -> list[Bar]:
+    """Of each server that was measured. A server without a model would hide the others where the
+    model is large."""
+    return [
+        Bar(cell["server"], cell[figure])
+        for cell in document["cells"]
+        if (cell["case"], cell["load"]) == (case, _LOAD)
+        and cell[figure] is not None
+        and not (cell["server"] == BARE.name and case in _LARGE)
+    ]
 
 
 def _panel(axes: Axes, shown: Sequence[Bar], title: str) -> None:

@@ -220,6 +220,10 @@ class Ticket:
         self._log(known)
         self._end(known.code, error_reply(known, self._request), time.perf_counter())
 
+    def hurry(self) -> None:
+        """Nothing more comes in this turn of the event loop."""
+        self._model.hurry()
+
     def refuse(self, error: ModelportError, reply: Callable[[Reply], None]) -> None:
         """End a request whose body never came whole, or that is not waited for any longer."""
         if self._ended:

@@ -116,7 +116,7 @@ class Together:
         rows_at_once = model.rows_at_once
         if way is None or not rows_at_once or self._count >= _MOST:
             return False
-        if (head.timeout_s or way.timeout_s) < _SHORT_LIMIT_S:
+        if head.encoding is not None or (head.timeout_s or way.timeout_s) < _SHORT_LIMIT_S:
             return False
         known = way.codec.find(body, head.divided_at)
         if known is None or known.has_time_limit or known.shape[0] > rows_at_once:

@@ -136,6 +136,10 @@ class Model:
         """
         return self._batcher.run_at_once(inputs, rows, arrived_s)
 
+    def hurry(self) -> None:
+        """Nothing more comes in this turn of the event loop: what can run in it may run now."""
+        self._batcher.hurry()
+
     def submit(self, inputs: Tensors, rows: int, deadline_s: float | None, done: Done) -> Pending:
         """Queue a request; one with more rows than a run takes is cut into several runs.
 

@@ -31,6 +31,8 @@ from app.ops.snapshot import Labels, Series, Snapshot, Values, shown
 
 __all__ = ("CONTENT_TYPE", "Metrics", "ModelMetrics", "expose")
 
+#: Labels what never became a request of a route.
+PROTOCOL: Final = "protocol"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 #: Versions let go whose figures are kept.
 _KEPT_VERSIONS: Final = 64
@@ -110,6 +112,15 @@ class Metrics:
         if len(self._let_go) > _KEPT_VERSIONS:
             oldest = next(iter(self._let_go))
             del self._let_go[oldest], self.models[oldest]
+
+    def refuse_connection(self, outcome: str) -> None:
+        """Count what was refused before it was known what it is.
+
+        Args:
+            outcome: the code of the error.
+        """
+        self.received[PROTOCOL] += 1
+        self.outcomes[PROTOCOL, "", outcome] += 1
 
     def snapshot(self) -> Snapshot:
         """A copy of everything, as of now."""

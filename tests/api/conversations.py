@@ -4,7 +4,7 @@ import gzip
 import json
 import random
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -84,6 +84,18 @@ _UPGRADES: Final = (
     {"Connection": "Upgrade", "Upgrade": "websocket"},
     {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABk"},
 )
+_PACKS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    "gzip": partial(gzip.compress, mtime=0),
+    "deflate": zlib.compress,
+}
+#: What the heads of a series may have besides, all of them.
+_MORE: Final[Sequence[Mapping[str, str]]] = (
+    *({"Content-Encoding": way} for way in _PACKS),
+    {"Content-Encoding": "identity"},
+    {"Modelport-Timeout-Ms": "60000"},
+    {"X-Request-Id": "mine"},
+    {HEAD: "5"},
+)
 _LAST: Final = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
@@ -150,17 +162,16 @@ def _request(chance: random.Random) -> bytes:
         at = chance.randrange(len(body))
         body = body[:at] + bytes([chance.randrange(256)]) + body[at + 1 :]
     elif kind < 0.63:
-        way, pack = chance.choice(
-            (("gzip", partial(gzip.compress, mtime=0)), ("deflate", zlib.compress))
-        )
+        way = chance.choice(tuple(_PACKS))
         headers |= {"Content-Encoding": way}
-        body = pack(body)
+        body = _PACKS[way](body)
     return _bytes(chance, method, path, headers, body)
 
 
 def _series(chance: random.Random) -> list[bytes]:
     """Requests that differ in their numbers only, as those of one caller do; some of them bad."""
     kind, rows = chance.randrange(3), chance.choice((1, 1, 1, 3))
+    more = chance.choice(({}, {}, {}, *_MORE))
     made: list[bytes] = []
     for _ in range(chance.randrange(2, 20)):
         data = np.array([[chance.uniform(1, 9) for _ in "abc"] for _ in range(rows)], np.float32)
@@ -180,7 +191,11 @@ def _series(chance: random.Random) -> list[bytes]:
             at = chance.randrange(len(body))
             other = b'eE+-.,[]{}"0 9nN\xff'[chance.randrange(17) :][:1]
             body = body[:at] + other + body[at + 1 :]
-        made.append(_head("POST", path, headers | {"Content-Length": str(len(body))}) + body)
+        pack = _PACKS.get(more.get("Content-Encoding", ""))
+        if pack is not None and chance.random() < 0.7:
+            body = pack(body)
+        length = {"Content-Length": str(len(body))}
+        made.append(_head("POST", path, headers | more | length) + body)
     return made
 
 

@@ -1,5 +1,6 @@
 """Connections: what they may take, how they end, and answers in order. On real sockets."""
 
+import gzip
 import json
 import signal
 import socket
@@ -119,6 +120,19 @@ class TestHeads:
                 time.sleep(0.0003)
 
         refused(wire, 431, "head_too_large")
+
+    def test_those_that_are_refused_are_counted(self, lane: LaneTransport, wire: Wire) -> None:
+        key = ("protocol", "", "head_too_large")
+        before = lane.service.metrics.outcomes[key]
+
+        wire.send(b"POST /predict HTTP/1.1\r\nX: " + b"x" * 40_000 + b"\r\n\r\n")
+        wire.read_response()
+
+        assert lane.service.metrics.outcomes[key] == before + 1
+        metrics = lane.service.metrics
+        assert metrics.received["protocol"] == sum(
+            count for (route, *_), count in metrics.outcomes.items() if route == "protocol"
+        )
 
     def test_one_within_the_limits_is_taken(self, wire: Wire) -> None:
         fields = {f"X_{number}": "a" * 300 for number in range(95)}
@@ -367,6 +381,41 @@ class TestRefusals:
 
             assert [wire.read_response()[0] for _ in range(100)] == [503, 200] * 50
         wait_until_idle(lane)
+
+
+class TestHeadsThatAreAlike:
+    """A head that equals the one before is not read again; its body is, as the head says."""
+
+    @pytest.mark.parametrize(("path", "good"), [(PREDICT, GOOD), (INFER, TENSOR)])
+    def test_a_plain_body_that_is_said_to_be_compressed(
+        self, wire: Wire, path: str, good: bytes
+    ) -> None:
+        packed = post(path, gzip.compress(good), Content_Encoding="gzip")
+        plain = post(path, good, Content_Encoding="gzip")
+
+        for sent, expected in ((packed, 200), (plain, 400), (packed, 200), (plain, 400)):
+            wire.send(sent)
+            assert wire.read_response()[0] == expected
+
+    @pytest.mark.parametrize(("path", "good"), [(PREDICT, GOOD), (INFER, TENSOR)])
+    def test_other_fields(self, lane: LaneTransport, path: str, good: bytes) -> None:
+        wire = Wire(lane.address)
+        for fields, expected in (
+            ({}, 200),
+            ({"Content_Type": "text/xml"}, 415),
+            ({}, 200),
+            ({"Modelport_Timeout_Ms": "0"}, 400),
+            ({"Modelport_Timeout_Ms": "9000"}, 200),
+            ({"Content_Encoding": "br"}, 415),
+            ({}, 200),
+        ):
+            wire.send(post(path, good, **fields))
+            status, headers, _ = wire.read_response()
+            assert status == expected
+            if headers.get("connection") == "close":
+                wire.close()
+                wire = Wire(lane.address)
+        wire.close()
 
 
 class TestOrder:

@@ -190,6 +190,7 @@ class TestErrors:
             check = checks.setdefault(json.dumps(schema), validator(document, schema))
             headers = {"Content-Type": "application/json"} | case.headers
             answer = client.request(case.method, case.path, content=case.body, headers=headers)
+            assert answer.status_code == case.status, (case, answer.text)
             check.validate(answer.json())
 
     @pytest.mark.parametrize("path", ["/models/nope", "/v2/models/nope", "/v2/models/nope/ready"])

@@ -88,10 +88,12 @@ class Bench:
         self.entered.append(head)
         return Reply(503, (b"", ()), "r", ())
 
-    def take(self, number: int, timeout_s: float | None = None) -> bool:
+    def take(
+        self, number: int, timeout_s: float | None = None, encoding: str | None = None
+    ) -> bool:
         head = SimpleNamespace(
             model="double", version=None, wire="wire", divided_at=None, name="infer",
-            given_id="r", timeout_s=timeout_s,
+            given_id="r", timeout_s=timeout_s, encoding=encoding,
         )  # fmt: skip
 
         def reply(answer: Reply) -> None:
@@ -151,6 +153,10 @@ async def test_short_time_limits_are_left_to_who_watches_them(
     way_s: float, own_s: float | None
 ) -> None:
     assert not Bench(timeout_s=way_s).take(1, own_s)
+
+
+async def test_compressed_bodies_are_left_to_who_unpacks_them() -> None:
+    assert not Bench().take(1, encoding="gzip")
 
 
 async def test_requests_that_are_larger_than_a_run_are_not_taken() -> None:

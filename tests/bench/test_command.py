@@ -45,11 +45,11 @@ def test_every_peer_is_a_program_with_exact_pins(peer: str) -> None:
 
 
 def test_the_plot_is_the_same_for_the_same_results(tmp_path: Path) -> None:
-    documents = [{"cells": [cell("naive", 1_000.0), cell("modelport", 20_000.0)]}]
+    document = {"cells": [cell("naive", 1_000.0), cell("modelport", 20_000.0)]}
     pictures = [tmp_path / "a.svg", tmp_path / "b.svg"]
 
     for picture in pictures:
-        draw(documents, picture)
+        draw(document, picture)
 
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
     assert "20,000" in pictures[0].read_text()

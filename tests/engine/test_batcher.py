@@ -1118,6 +1118,21 @@ async def test_small_batches_run_on_the_loop_and_larger_ones_on_threads() -> Non
 
 
 @on_loop
+async def test_where_nothing_more_comes_a_run_need_not_wait_for_a_turn_of_the_loop() -> None:
+    run = Threads()
+    with batching(run, inline_rows=2) as batcher:
+        callers = [Caller(batcher, 1), Caller(batcher, 2)]
+        batcher.hurry()
+        hurried = [caller.is_right for caller in callers]
+        batcher.hurry()
+        later = Caller(batcher, 3)
+        await all_answered([later])
+
+        assert hurried == [True, True]
+        assert run.batches == [[1, 2], [3]]
+
+
+@on_loop
 async def test_a_run_on_the_loop_waits_for_no_slot_and_is_never_refused_for_one() -> None:
     run = Threads(shut=True)
     with working(1) as workers:

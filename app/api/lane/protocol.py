@@ -36,11 +36,10 @@ from app.errors import (
     RequestError,
     RequestTimeout,
 )
+from app.ops.metrics import PROTOCOL
 
 logger = logging.getLogger(__name__)
 
-#: Label of what is refused before it is known what it is.
-_ROUTE: Final = "protocol"
 _ORDINARY_EXTRA_S: Final = 1.0
 _OLD: Final = "1.0"
 #: Longer bodies do not come with their heads.
@@ -68,10 +67,12 @@ class Lane:
 
     Attributes:
         handler: the inference handler; raises NotReady where there is none now.
+        count_refusal: given the code of the error of what never became a request of a route.
         addresses: of inference; where it has none, every request goes the ordinary way.
     """
 
     handler: Callable[[], Handler]
+    count_refusal: Callable[[str], None]
     addresses: Addresses
     max_body_bytes: int
     guards: Guards = field(default_factory=Guards)
@@ -164,6 +165,9 @@ class LaneProtocol(HttpToolsProtocol):
         """No other caller can come in this turn of the loop."""
         with suppress(NotReady):
             self._lane.handler().together.run()
+        last = self._line[-1] if self._line else None
+        if isinstance(last, Direct) and last.whole and last.ticket is not None:
+            last.ticket.hurry()
 
     def _parse(self, data: bytes | memoryview) -> None:
         while True:
@@ -240,7 +244,8 @@ class LaneProtocol(HttpToolsProtocol):
     def _refuse_now(self, error: ModelportError) -> None:
         """Stand in line with a refusal that is the connection's last answer."""
         request = request_id({})
-        log_failure(error, request, _ROUTE)
+        log_failure(error, request, PROTOCOL)
+        self._lane.count_refusal(error.code)
         exchange = Direct(self._advance, False)
         self._line.append(exchange)
         self._is_last = True

@@ -184,6 +184,10 @@ class Batcher:
         self._observer.batch(rows, [started_s - at_s for at_s in arrived_s], run_s)
         return outputs
 
+    def hurry(self) -> None:
+        """Nothing more comes in this turn of the loop: what runs here may run now."""
+        self._inline.hurry()
+
     def submit_parts(self, parts: Sequence[Part], deadline_s: float | None) -> list[Entry]:
         """Queue a large request, all of it or nothing.
 

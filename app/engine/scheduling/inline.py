@@ -40,7 +40,14 @@ class InlineRuns:
             self._turn_due = True
             self._loop.call_soon(self._turn)
 
+    def hurry(self) -> None:
+        """Run now what was to run soon."""
+        if self._turn_due:
+            self._turn()
+
     def _turn(self) -> None:
+        if not self._turn_due:
+            return  # it was hurried
         self._turn_due = False
         ends_s = time.perf_counter() + _TURN_S
         for _ in range(_RUNS_A_TURN):
