@@ -76,7 +76,7 @@ def test_models_folder_is_tried_before_the_data_is_touched(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("numbers", {}, "unknown run 'numbers'; known are digits, penguins"),
+        ("numbers", {}, "unknown run 'numbers'; known are digits, fashion, diamonds"),
         ("digits", {"speed": 1}, "unknown setting 'speed' .*; known are seed"),
     ],
 )
