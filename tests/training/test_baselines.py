@@ -111,6 +111,7 @@ def is_no_worse(outcome: pipeline.Outcome) -> bool:
     return boosting.interval.low <= 0
 
 
+@pytest.mark.slow
 def test_default_is_no_worse_than_gradient_boosting_on_breast_cancer(tmp_path: Path):
     dataset = numbers_dataset(load_breast_cancer)
     run = run_of("cancer", dataset, (LINEAR, TREES), threads=1, epochs=20)

@@ -126,6 +126,7 @@ def two_species(penguins: Outcome) -> tuple[object, Split, object]:
     return dataset, split, model
 
 
+@pytest.mark.slow
 def test_threshold_is_part_of_the_graph(penguins: Outcome):
     dataset, split, model = two_species(penguins)
     config = RunConfig(threshold="0.95")

@@ -81,6 +81,7 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]):
         assert word in said
 
 
+@pytest.mark.slow
 def test_failed_gate_exits_with_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     settings = ["--set", "gates=accuracy>=1", "--set", "epochs=1", "--set", "threads=1"]
 

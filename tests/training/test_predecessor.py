@@ -111,6 +111,7 @@ def test_another_signature_cannot_be_compared(digits: Outcome, penguins: Outcome
     assert differs(old, renamed) == "other fields"
 
 
+@pytest.mark.slow
 def test_a_worse_second_run_is_not_published(tmp_path: Path):
     pipeline.run("digits", tmp_path, {"epochs": 4, "gates": "accuracy>=0.5", "threads": 1})
 
