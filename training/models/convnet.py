@@ -3,9 +3,8 @@
 import torch
 from torch import nn
 
-#: Channels of the stages; each but the last halves height and width. The first is narrow: most of
-#: the time is spent where the most pixels are.
-WIDTHS = (16, 64, 128, 192, 256)
+#: Channels of the stages; each but the last halves height and width.
+WIDTHS = (32, 64, 128, 192, 256)
 #: A picture is not made smaller than this.
 SMALLEST = 4
 DROPOUT = 0.2
