@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +66,15 @@ class Interrupted(Progress):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def usual_interruption() -> Iterator[None]:
+    """As in a program of its own: what ran in this process before may have left SIGINT deadly."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_interruption")
 @pytest.mark.parametrize(("epoch", "share"), [(1, 0.5), (2, 0.1), (2, 1.0), (3, 0.9)])
 def test_an_interruption_leaves_a_checkpoint_that_leads_to_the_same_weights(
     tmp_path: Path, epoch: int, share: float
