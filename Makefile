@@ -69,15 +69,18 @@ train-missing: $(VENV)/.train
 
 # ---------------------------------------------------------------- develop
 
+# Much of the tests is waiting, so several run at a time; those of a file stay together.
+PYTEST := -m pytest -q --numprocesses auto --dist loadfile
+
 test: $(VENV)/.dev  ## set up and run all tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python $(PYTEST)
 
 test-fast: $(VENV)/.dev  ## set up and run all tests but the slowest
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 # What stands for the rest, which knows nothing of torch and onnx.
 test-app: $(APP_VENV)/.test  ## the service's tests through HTTP, without torch and onnx
-	$(APP_VENV)/bin/python -m pytest -q -m "not training and not slow" \
+	$(APP_VENV)/bin/python $(PYTEST) -m "not training and not slow" \
 		tests/bundle tests/test_cli.py \
 		$(addprefix tests/api/test_,predict.py v2.py rows.py binary_tensors.py admin.py)
 

@@ -5,7 +5,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,10 +15,36 @@ PROGRAM = "python -m training"
 INTERRUPTED = 130
 NO_PACKAGE = 3
 MODELS_VARIABLE = "MODELPORT_MODELS"
+#: Columns of the terminal that help is written for, and where the texts of settings begin.
+WIDTH = 79
+INDENT = 21
+#: What a run of `--data` computes where it is not set.
+COMPUTED = ("epochs", "patience", "batch_size", "missing_rate", "shift_pixels")
+SETTINGS = (
+    "settings, with what they are where a run has no value of its own (`list` shows those of the "
+    "built-in runs); with --data, those marked * follow from the data: epochs are 15 to 150 by the "
+    "rows of a table, 40 at most for texts and series, 10 to 60 by the number of pictures:"
+)
+STATUSES = """\
+exit status:
+  0    published
+  1    rejected by a gate or a proof, and not published
+  2    usage: an option, a setting, a path or column that does not exist, data
+       that cannot be used
+  3    environment: no permission, a full disk, a missing package
+  130  interrupted by Ctrl-C; the line says whether --resume can go on"""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line; makes the end of its help only when that is asked for."""
+
+    def __init__(self, *, end: Callable[[], str] | None = None, **more: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **more)
+        self._end = end
+
+    def format_help(self) -> str:
+        self.epilog = None if self._end is None else self._end()
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -35,10 +63,9 @@ def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run",
         help="train, prove and publish one run",
-        description="Train the candidates of a run, choose one on the validation rows, check the "
+        description="Train the candidates of a run, choose one on the validation rows, check the\n"
         "gates on the test rows, export it, prove the export, and publish the bundle.",
-        epilog=_settings_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        end=_settings_help,
     )
     run.add_argument("built_in", metavar="NAME", nargs="?", help="a name that `list` shows")
     _add_source(run)
@@ -51,13 +78,16 @@ def _add_run(commands: Any) -> None:
         metavar="COLUMN=KIND",
         dest="fields",
         help="what a column holds: number, category, boolean, date or drop; text for texts to "
-        "learn from; series and step for series, a row a step; may be repeated",
+        "learn from; series and step for series, a row a step; image for names of picture "
+        "files; may be repeated",
     )
     run.add_argument(
         "--split", metavar="HOW", help="the same as --set split=HOW, such as time:COLUMN"
     )
     run.add_argument(
-        "--budget", metavar="BUDGET", help="the same as --set budget=BUDGET, such as 10m"
+        "--budget",
+        metavar="BUDGET",
+        help="the same as --set budget=BUDGET, such as 10m or trials=50",
     )
     run.add_argument(
         "--models",
@@ -95,7 +125,8 @@ def _add_source(parser: Any) -> None:
     parser.add_argument(
         "--kind",
         choices=("auto", "classification", "regression", "multilabel"),
-        help="the task; auto decides by the target",
+        metavar="TASK",
+        help="auto (decided by the target), classification, regression or multilabel",
     )
 
 
@@ -114,24 +145,29 @@ def _add_init(commands: Any) -> None:
 def _settings_help() -> str:
     from training.config import RunConfig  # noqa: PLC0415
 
-    fields = RunConfig.model_fields.items()
-    lines = [f"  {name:<18}{field.description} ({field.default})" for name, field in fields]
-    return "\n".join(
-        [
-            "settings, with what they are where a run has no value of its own (see `list`):",
-            *lines,
-            "",
-            "exit status: 0 published, 1 rejected by a gate or proof, 2 usage, 3 environment",
-        ]
-    )
+    lines = [textwrap.fill(SETTINGS, WIDTH)]
+    for name, field in RunConfig.model_fields.items():
+        mark = " *" if name in COMPUTED else ""
+        usual = "none" if field.default in ("", (), None) else field.default
+        lines.append(
+            textwrap.fill(
+                f"{field.description} ({usual})",
+                WIDTH,
+                initial_indent=f"  {name + mark:<{INDENT - 2}}",
+                subsequent_indent=" " * INDENT,
+                break_on_hyphens=False,
+            )
+        )
+    return "\n".join([*lines, "", STATUSES])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     try:
         return _run_command(arguments)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was published", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        going_on = f"; {interruption}" if interruption.args else ""
+        print(f"interrupted; nothing was published{going_on}", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -183,17 +219,32 @@ def _run(options: argparse.Namespace) -> int:
     from training.fit.checkpoints import Keep  # noqa: PLC0415
     from training.papers import summary  # noqa: PLC0415
     from training.progress import progress_on  # noqa: PLC0415
+    from training.runs import find_run  # noqa: PLC0415
 
     console = Console()
     keep = Keep(options.checkpoints or models / pipeline.CHECKPOINTS, options.resume)
     if wanted.built_in:
-        outcome = pipeline.run(wanted.built_in, models, wanted.settings, progress_on(console), keep)
+        run = find_run(wanted.built_in)
+        config = run.config.with_overrides(wanted.settings)
     else:
         check_writable(models)
         run, config = _own(wanted, console)
+    with _telling_how_to_go_on(keep, run.name):
         outcome = pipeline.travel(run, config, models, progress_on(console), keep)
     summary.show(outcome, console)
     return 0
+
+
+@contextmanager
+def _telling_how_to_go_on(keep: Any, run: str) -> Iterator[None]:
+    """An interruption carries what can be done about it, if anything was kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not keep.is_kept(run):
+            raise
+        how = "the same command" if keep.resume else "the same command with --resume"
+        raise KeyboardInterrupt(f"{how} goes on from {keep.folder / run}") from None
 
 
 def _own(wanted: Any, console: Any) -> tuple[Any, Any]:
@@ -205,10 +256,10 @@ def _own(wanted: Any, console: Any) -> tuple[Any, Any]:
         for note in found.notes:
             console.print(note, highlight=False, markup=False, soft_wrap=True)
         return found.run, found.config
-    from training.own import sequences as own_sequences  # noqa: PLC0415
+    from training.own import choice  # noqa: PLC0415
     from training.own import tables as own  # noqa: PLC0415
 
-    mine = own_sequences.any_own_run(wanted.source, wanted.name, wanted.settings)
+    mine = choice.any_own_run(wanted.source, wanted.name, wanted.settings)
     own.show(mine.collected, console)
     return mine.run, mine.config
 

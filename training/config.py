@@ -1,6 +1,5 @@
 """What a run can be told: frozen, checked on construction, hashed into the manifest."""
 
-import difflib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -17,10 +16,12 @@ from pydantic import (
     model_validator,
 )
 
-from training.errors import UsageError
+from training.errors import UsageError, hint_of
+from training.evaluation.names import KNOWN, bar_problem
 from training.evaluation.rules import check_rule
+from training.wording import check_budget, check_split, check_variants
 
-_BAR: Final = re.compile(r"(?P<metric>[a-z0-9_]+)\s*(?P<sign>[<>]=)\s*(?P<bound>[-+.0-9eE]+)")
+_BAR: Final = re.compile(r"(?P<metric>\w+)\s*(?P<sign>[<>]=)\s*(?P<bound>[-+.0-9eE]+)")
 
 
 class Bar(BaseModel):
@@ -42,6 +43,19 @@ class Bar(BaseModel):
             raise ValueError(f"{given!r} is not like accuracy>=0.9 or rmse<=12")
         side = "minimum" if found["sign"] == ">=" else "maximum"
         return {"metric": found["metric"], side: found["bound"]}
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        if self.metric not in KNOWN:
+            hint = hint_of(self.metric, KNOWN)
+            raise ValueError(f"no metric {self.metric!r}{hint}; there are {', '.join(KNOWN)}")
+        if self.minimum is None and self.maximum is None:
+            raise ValueError(f"the bar of {self.metric} needs a minimum or a maximum")
+        for sign, bound in ((">=", self.minimum), ("<=", self.maximum)):
+            problem = None if bound is None else bar_problem(self.metric, sign, bound)
+            if problem:
+                raise ValueError(f"{self} makes no sense, {problem}")
+        return self
 
     @model_serializer
     def __str__(self) -> str:
@@ -121,9 +135,8 @@ class RunConfig(BaseModel):
     )
     budget: str = Field(
         default="",
-        pattern=r"^(\d+[smh]|trials=\d+)?$",
-        description="time or trials to search settings in, such as 30s, 10m or trials=50; none: "
-        "candidates as they are",
+        description="time or trials to search settings in, such as 30s, 10m, 2h or trials=50; "
+        "without one, candidates are taken as they are",
     )
     folds: int = Field(
         default=0,
@@ -146,7 +159,6 @@ class RunConfig(BaseModel):
     )
     split: str = Field(
         default="auto",
-        pattern=r"^(auto|random|stratified|(group|time):.+)$",
         description="how rows are divided: auto, random, stratified, group:COLUMN, time:COLUMN",
     )
     gates: tuple[Bar, ...] = Field(
@@ -170,8 +182,7 @@ class RunConfig(BaseModel):
     )
     variants: str = Field(
         default="auto",
-        pattern=r"^(auto|none|int8|fp16|int8,fp16|fp16,int8)$",
-        description="smaller graphs beside the exported one: auto, none, int8, fp16 or both",
+        description="smaller graphs beside the exported one: auto, none, int8, fp16 or int8,fp16",
     )
     variant_drop: float = Field(
         default=0.5,
@@ -194,6 +205,21 @@ class RunConfig(BaseModel):
             return [part for part in given.split(",") if part.strip()]
         return given
 
+    @field_validator("budget")
+    @classmethod
+    def _known_budget(cls, given: str) -> str:
+        return check_budget(given)
+
+    @field_validator("split")
+    @classmethod
+    def _known_split(cls, given: str) -> str:
+        return check_split(given)
+
+    @field_validator("variants")
+    @classmethod
+    def _known_variants(cls, given: str) -> str:
+        return check_variants(given)
+
     @field_validator("threshold")
     @classmethod
     def _known_rule(cls, given: str) -> str:
@@ -214,18 +240,18 @@ class RunConfig(BaseModel):
         unknown = sorted(set(overrides) - set(type(self).model_fields))
         if unknown:
             known = list(type(self).model_fields)
-            close = difflib.get_close_matches(unknown[0], known, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
+            hint = hint_of(unknown[0], known)
             raise UsageError(f"unknown setting {unknown[0]!r}{hint}; known are {', '.join(known)}")
         try:
             return type(self).model_validate({**dict(self), **overrides})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
+            said = first["msg"].removeprefix("Value error, ")
             if not first["loc"]:
-                raise UsageError(first["msg"].removeprefix("Value error, ")) from None
+                raise UsageError(said) from None
             name = str(first["loc"][0])
             raise UsageError(
-                f"setting {name}={overrides.get(name)}: {_lower_first(first['msg'])}"
+                f"setting {name}={overrides.get(name)}: {_lower_first(said)}"
             ) from None
 
     def own(self) -> dict[str, str]:

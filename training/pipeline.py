@@ -14,7 +14,7 @@ from training.data.split import Split, split_dataset
 from training.errors import Rejected
 from training.evaluation.calibrate import settle
 from training.evaluation.evidence import quality_of
-from training.evaluation.floor import bars_of
+from training.evaluation.floor import bars_of, check_asked
 from training.evaluation.predecessor import Compared, check_regression, compare_with_published
 from training.evaluation.validate import Evaluation, check_gates, evaluate, gates_of
 from training.export import runtime
@@ -195,7 +195,7 @@ def _travel(journey: _Journey) -> Outcome:
     golden = golden_bytes(proof)
     prove_files(model, golden, manifest)
     prove_variants(variants, golden, manifest)
-    findings = Findings(dataset, split, selection, verdict.evaluations["test"], proof)
+    findings = Findings(config, dataset, split, selection, verdict.evaluations["test"], proof)
     files = {MODEL_FILE: model, GOLDEN_FILE: golden, **variants.files}
     bundle = publish_bundle(journey.models, manifest, files, lambda m: write_papers(m, findings))
     return Outcome(run, config, dataset, split, selection, verdict.evaluations, proof, bundle)
@@ -206,6 +206,7 @@ def _collect(journey: _Journey) -> tuple[Dataset, Split]:
     progress.stage("Collect and split the data")
     dataset = journey.run.collect()
     split = split_dataset(dataset, journey.config)
+    check_asked(journey.config, split.test)
     progress.note(
         f"{len(dataset.targets):,} rows, {dataset.task.kind}: "
         f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test"
@@ -271,7 +272,7 @@ def _judge(
     gates = tuple(gates_of(bars_of(config, split, progress), test))
     check_gates(gates)
     baselines = measure_baselines(test.answers, preprocess, split, config, progress)
-    provenance = provenance_of(journey.run.name, dataset, config, chosen)
+    provenance = provenance_of(journey.run.name, dataset, split, config, chosen)
     compared = compare_with_published(
         journey.models,
         journey.run.name,

@@ -1,18 +1,19 @@
 """A run in a file: `run.toml` says what the options of the command line say, and is checked."""
 
-import difflib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from training.config import RunConfig
-from training.data.infer import KINDS, Column
-from training.data.target import TaskKind
-from training.errors import EnvironmentTrouble, UsageError
+from training.data.kinds import KINDS, TASK_KINDS, TaskKind
+from training.errors import EnvironmentTrouble, UsageError, hint_of, nearest
+from training.paths import check_exists
 
-TASK_KINDS: Final[tuple[TaskKind, ...]] = get_args(TaskKind)
+if TYPE_CHECKING:
+    from training.data.infer import Column
+
 #: The settings that a fresh file shows; the others are as good, but seldom touched.
 _SHOWN: Final = ("split", "gates", "validation_share", "test_share", "learning_rate", "seed")
 
@@ -41,9 +42,10 @@ def read_runfile(path: Path) -> RunFile:
     """Read and check a file.
 
     Raises:
-        UsageError: it is not TOML, or has an unknown key or a value of the wrong type.
+        UsageError: it is not there, not TOML, or has an unknown key or a value of the wrong type.
         EnvironmentTrouble: it cannot be read.
     """
+    check_exists(path)
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -58,7 +60,8 @@ def read_runfile(path: Path) -> RunFile:
     _check_keys(path, settings, list(RunConfig.model_fields), "settings.")
     for name, kind in fields.items():
         if kind not in KINDS:
-            raise UsageError(f"{path.name}: fields.{name} is one of {', '.join(KINDS)}")
+            hint = hint_of(str(kind), KINDS)
+            raise UsageError(f"{path.name}: fields.{name} is one of {', '.join(KINDS)}{hint}")
     return RunFile(
         run=texts["run"],
         data=path.parent / texts["data"] if texts["data"] else None,
@@ -73,8 +76,8 @@ def read_runfile(path: Path) -> RunFile:
 def _check_keys(path: Path, table: dict[str, Any], known: Sequence[str], where: str) -> None:
     for key in table:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" (did you mean {where}{close[0]}?)" if close else ""
+            close = nearest(key, known)
+            hint = f" (did you mean {where}{close}?)" if close else ""
             if not where and key in RunConfig.model_fields:
                 hint = f" (did you mean settings.{key}?)"
             raise UsageError(
@@ -104,7 +107,7 @@ def _target(path: Path, document: dict[str, Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def commented_runfile(data: str, target: Sequence[str], columns: Sequence[Column]) -> str:
+def commented_runfile(data: str, target: Sequence[str], columns: "Sequence[Column]") -> str:
     """A file to start from; what is commented out is as it would be without.
 
     Args:

@@ -91,6 +91,8 @@ class Provenance(Record):
     data_sha256: Sha256
     config_sha256: Sha256
     weights_sha256: Sha256
+    #: Of the rows that trained, chose and measured, in order. Since 1.2.
+    split_sha256: Sha256 | None = None
     seed: int
     threads: int
     versions: Mapping[str, str]

@@ -16,7 +16,7 @@ class Interval(Record):
 
 
 class Calibration(Record):
-    """What dividing the network's numbers by a temperature changed.
+    """What dividing the model's numbers by a temperature changed.
 
     Of the validation rows, on which it was fitted, and of the test rows, which only measure.
     """

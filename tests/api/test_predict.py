@@ -336,7 +336,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones(client: httpx.Client) -
     inside = client.post("/models/affine/predict", json={"instances": [{**ROW, "d": 1}]})
     outside = client.post("/models/affine/predict", json={"instances": [ROW], "instance": 1})
 
-    assert "instances.0.d: Unknown name; known: a, b, c" in inside.json()["error"]
+    said = inside.json()["error"]
+    assert "instances.0.d: Not a field of the model, leave it out; known: a, b, c" in said
     assert "instance: Unknown name; known: instances" in outside.json()["error"]
 
 

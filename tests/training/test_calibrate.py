@@ -4,15 +4,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
+from tests.training.frames import FIT, numbers_dataset
 from training.config import RunConfig
 from training.data.penguins import collect_penguins
-from training.data.split import Split
+from training.data.split import Split, split_dataset
 from training.errors import UsageError
-from training.evaluation.calibrate import calibrate, settle
+from training.evaluation.calibrate import GAIN, calibrate, fit_temperature, raw_of, settle
 from training.evaluation.threshold import choose_threshold
 from training.export import runtime
 from training.export.graph import export
+from training.models import TREES
+from training.models.heads import ClassHead
+from training.models.trees import fit_trees
 from training.pipeline import Outcome
 from training.progress import Progress
 from training.tasks import Classification
@@ -64,6 +69,37 @@ def test_published_scores_have_the_temperature(digits: Outcome):
     assert -np.log(of_truth).mean() == pytest.approx(
         calibration.after["test"]["log_loss"], rel=1e-3
     )
+
+
+@pytest.mark.parametrize("load", [load_wine, load_breast_cancer])
+def test_temperature_of_trees_makes_them_honest(load):
+    split = split_dataset(numbers_dataset(load), RunConfig())
+    sure = TREES.tuned({"max_iter": 60, "learning_rate": 0.5})
+    trees = fit_trees(sure, FIT(split.train.inputs), split, seed=0, threads=1)
+
+    found = calibrate(trees, split)
+
+    assert found.temperature != 1.0
+    best = found.after["validation"]["log_loss"]
+    assert found.kept == (best < found.before["validation"]["log_loss"] - GAIN)
+    assert trees.temperature == (found.temperature if found.kept else 1.0)
+
+
+def test_temperature_that_trees_lack_is_found():
+    split = split_dataset(numbers_dataset(load_breast_cancer), RunConfig())
+    trees = fit_trees(TREES, FIT(split.train.inputs), split, seed=0, threads=1)
+    raw, head = raw_of(trees, split.validation), ClassHead()
+    right = fit_temperature(raw, head, split.validation)
+
+    assert fit_temperature(raw / right, head, split.validation) == pytest.approx(1.0, rel=1e-3)
+    assert fit_temperature(raw * 2, head, split.validation) == pytest.approx(2 * right, rel=1e-3)
+
+
+def test_trees_that_answer_with_a_number_have_no_temperature():
+    split = split_dataset(numbers_dataset(load_diabetes), RunConfig())
+    trees = fit_trees(TREES, FIT(split.train.inputs), split, seed=0, threads=1)
+
+    assert calibrate(trees, split) is None
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,23 @@ def test_unknown_setting_lists_the_known_ones():
         ("gates", "accuracy", "is not like accuracy>=0.9"),
         ("gates", "accuracy>0.9", "is not like accuracy>=0.9"),
         ("gates", "accuracy>=much", "is not like accuracy>=0.9"),
+        ("gates", "Accuracy>=0.9", "no metric 'Accuracy' (did you mean accuracy?); there are acc"),
+        ("gates", "accuracy<=0.9", "more accuracy is better, as in accuracy>=0.9"),
+        ("gates", "rmse>=12", "less rmse is better, as in rmse<=12"),
+        ("gates", "accuracy>=97", "accuracy is 1 at most, as in accuracy>=0.97"),
+        ("gates", "r2>=1.5", "r2 is 1 at most"),
+        ("gates", "log_loss<=-1", "log_loss is never below 0"),
+        ("budget", "0s", "a time above 0, such as 30s, 10m or 2h, or a number of trials"),
+        ("budget", "trials=0", "a number of trials above 0, such as trials=50"),
+        ("budget", "10", "a time above 0"),
+        ("budget", "10min", "a time above 0"),
+        ("budget", "٣s", "a time above 0"),
+        ("budget", "9999999999h", "a time above 0"),
+        ("split", "randm", "'randm' is no way to divide rows (did you mean random?); there are a"),
+        ("split", "grup:nest", "(did you mean group?); there are auto, random, stratified, group:"),
+        ("split", "time", "group:COLUMN and time:COLUMN, such as time:date"),
+        ("split", "random:x", "is no way to divide rows; there are"),
+        ("variants", "int4", "is no choice of variants (did you mean int8?); there are auto"),
         ("seed", "-1", "greater than or equal to 0"),
     ],
 )
@@ -42,6 +59,8 @@ def test_bad_value_says_what_is_expected(key: str, value: str, expected: str):
 
     assert f"{key}={value}" in str(caught.value)
     assert expected in str(caught.value)
+    assert "pattern" not in str(caught.value)
+    assert "value error" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

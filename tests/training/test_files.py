@@ -6,6 +6,7 @@ import pytest
 
 from training.data.files import read_table
 from training.data.records import Table
+from training.data.target import find_goal
 from training.errors import EnvironmentTrouble, UsageError
 
 pytestmark = pytest.mark.training
@@ -53,6 +54,24 @@ def test_parquet_and_json_lines_say_what_columns_hold(tmp_path: Path):
     assert typed.frame.rows() == [("1.5", "1", "true", "2024-05-17"), (None, None, "false", None)]
     assert json.native == {"n": "number", "t": "text", "b": "boolean"}
     assert json.frame.rows() == [("1.5", "1", "true"), (None, None, "false")]
+
+
+def test_bytes_in_parquet_are_kept_and_told_where_they_make_no_sense(tmp_path: Path):
+    frame = pl.DataFrame(
+        {
+            "raw": [b"\xff\xd8\xff", None],
+            "hub": [{"bytes": b"RIFF", "path": "a.webp"}] * 2,
+            "lean": [{"bytes": None, "path": "a.png"}] * 2,
+        }
+    )
+    frame.write_parquet(tmp_path / "t.parquet")
+
+    table = read_table(tmp_path / "t.parquet")
+
+    assert table.native == {"raw": "bytes", "hub": "bytes", "lean": "text"}
+    assert table.frame.rows() == [(b"\xff\xd8\xff", b"RIFF", "a.png"), (None, b"RIFF", "a.png")]
+    with pytest.raises(UsageError, match="column 'raw' holds bytes, which can be pictures only"):
+        find_goal(table, ("raw",), "auto")
 
 
 def test_rows_of_another_length_are_left_out_and_told_with_their_lines(tmp_path: Path):

@@ -11,7 +11,7 @@ from app.bundle.features import image_from_bytes
 from app.bundle.signature import ImageField
 from training.config import RunConfig
 from training.data.fashion_mnist import collect_fashion, read_idx
-from training.data.images import collect_folder, is_image_folder
+from training.data.image_folder import collect_folder, is_image_folder
 from training.data.split import split_dataset
 from training.errors import EnvironmentTrouble, UsageError
 from training.preprocess.tensors import ImagePreprocess
@@ -115,7 +115,9 @@ def test_more_pictures_than_memory_shall_hold_are_the_same_from_a_file(folder: P
 def test_one_class_is_an_error(folder: Path):
     (folder / "dog").rename(folder / ".dog")
 
-    with pytest.raises(UsageError, match=r"a folder for each class, at least two.*found cat"):
+    with pytest.raises(
+        UsageError, match=r"a folder for each class, at least two.*the only class is 'cat', so"
+    ):
         collect_folder(folder, RunConfig())
 
 

@@ -42,6 +42,8 @@ def guessed(tmp_path: Path, values: list[object], name: str = "x", **given: str)
         (["same"] * 60, "drop", "all values are 'same'"),
         (list(range(7, 67)), "drop", "numbers of the rows"),
         ([f"name {i}" for i in range(60)], "drop", "nearly every row has a text of its own"),
+        ([f"name {i // 3}" for i in range(60)], "drop", "none of its 20 values is in 5 rows"),
+        ([f"name {i // 5}" for i in range(60)], "category", "text, 12 values"),
     ],
 )
 def test_kinds_are_guessed_with_a_reason(tmp_path: Path, values: list[object], kind: str, why: str):
@@ -94,18 +96,49 @@ def test_an_unknown_column_brings_the_nearest(tmp_path: Path):
         guessed(tmp_path, [1, 2, 4], othr="number")
 
 
-def test_numbers_that_cannot_be_are_missing_and_told(tmp_path: Path):
-    table = table_of(tmp_path, x=["1", "inf", "-1e39", "?", "NA", "2.5"])
+def numbers(tmp_path: Path, values: list[object]) -> tuple[np.ndarray, tuple[str, ...]]:
+    table = table_of(tmp_path, x=values)
     (column,) = infer(table, ["x"], {"x": "number"})
+    return finite_column(table, column)
 
-    values, remarks = finite_column(table, column)
+
+def test_numbers_that_cannot_be_are_missing_and_told(tmp_path: Path):
+    values, remarks = numbers(tmp_path, ["1", "inf", "-1e39", "?", "NA", *["2.5"] * 15])
 
     assert values.dtype == np.float32
-    np.testing.assert_array_equal(values, [1, np.nan, np.nan, np.nan, np.nan, 2.5])
+    np.testing.assert_array_equal(values, [1, np.nan, np.nan, np.nan, np.nan, *[2.5] * 15])
     assert remarks == (
         "column 'x': 1 taken as missing that are no number (line 5)",
         "column 'x': 2 taken as missing that are infinite, or too large (lines 3, 4)",
     )
+
+
+def test_a_number_whose_square_overflows_among_others_is_missing(tmp_path: Path):
+    values, remarks = numbers(tmp_path, [*range(30), "3.3e38", "1e20"])
+
+    assert np.flatnonzero(np.isnan(values)).tolist() == [30, 31]
+    assert remarks == (
+        "column 'x': 2 taken as missing that are infinite, or too large (lines 32, 33)",
+    )
+
+
+def test_a_column_of_large_numbers_is_taken_as_it_is(tmp_path: Path):
+    values, remarks = numbers(tmp_path, [f"{n}e30" for n in range(30)])
+
+    assert (float(values.max()), remarks) == (pytest.approx(29e30), ())
+
+
+def test_a_column_of_numbers_too_large_for_float32_is_refused_with_lines(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"30 numbers of column 'x' are .* such as 1e38 \(lines 2"):
+        numbers(tmp_path, ["1e38", "-1e38"] * 15)
+
+
+def test_a_nul_is_told_with_its_line(tmp_path: Path):
+    values: list[object] = [1.5] * 58 + ["\0", "1\0"]
+
+    with pytest.raises(UsageError, match=r"'x' holds NUL characters \(lines 60, 61\): the file is"):
+        guessed(tmp_path, values)
+    assert guessed(tmp_path, values, x="number").kind == "number"
 
 
 @pytest.mark.parametrize("form", ["1970-01-11", "11.01.1970", "1970-01-11T00:00:00Z", "1970/01/11"])

@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +68,13 @@ class Interrupted(Progress):
             signal.raise_signal(signal.SIGINT)
 
 
+class InterruptedAfter(Progress):
+    """Sends this process a signal when an epoch has been measured."""
+
+    def epoch(self, epoch: int, train_loss: float, validation_loss: float, metric: float) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
 @pytest.fixture
 def usual_interruption() -> Iterator[None]:
     """As in a program of its own: what ran in this process before may have left SIGINT deadly."""
@@ -99,6 +108,26 @@ def test_an_interruption_leaves_a_checkpoint_that_leads_to_the_same_weights(
     assert resumed.best_epoch == history.best_epoch
 
 
+@pytest.mark.usefixtures("usual_interruption")
+def test_an_interruption_between_epochs_leaves_a_checkpoint_of_all_before(tmp_path: Path):
+    path = tmp_path / "cnn.pt"
+    predictor, split, config = digits(epochs=2)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            predictor,
+            split.train,
+            split.validation,
+            config,
+            InterruptedAfter(),
+            checkpoint=Checkpoint(path, "same"),
+        )
+
+    left = Checkpoint(path, "same", resume=True).load()
+    assert left is not None
+    assert (left["stand"]["epoch"], left["stand"]["step"], len(left["epochs"])) == (2, 0, 1)
+
+
 def test_a_finished_training_is_not_repeated(tmp_path: Path):
     path = tmp_path / "cnn.pt"
     weights, history = trained(Checkpoint(path, "same"))
@@ -126,23 +155,42 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path):
         trained(Checkpoint(path, "same", resume=True), epochs=1)
 
 
-def test_a_checkpoint_that_does_not_fit_the_disk_is_one_clear_error(tmp_path: Path):
-    program = f"""
-import resource
-from pathlib import Path
-from training.fit.checkpoints import Checkpoint
-resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-import torch
-from training.errors import EnvironmentTrouble
-try:
-    Checkpoint(Path({str(tmp_path)!r}) / "a.pt", "same").save({{"weights": torch.zeros(10_000)}})
-except EnvironmentTrouble as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+@contextmanager
+def no_file_above(size_bytes: int) -> Iterator[None]:
+    """As on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    assert "a.pt cannot be written: File too large; nothing was published" in done.stdout
-    assert list(tmp_path.iterdir()) == []
+
+def test_a_checkpoint_that_does_not_fit_the_disk_leaves_the_one_before(tmp_path: Path):
+    small, large = {"weights": torch.ones(2)}, {"weights": torch.zeros(10_000)}
+    first, second = (tmp_path / "kept" / run / "cnn.pt" for run in ("one", "two"))
+    Checkpoint(first, "same").save(small)
+
+    for path in (first, second):
+        with (
+            no_file_above(10_000),
+            pytest.raises(EnvironmentTrouble, match=r"cnn\.pt cannot be written: File too large"),
+        ):
+            Checkpoint(path, "same").save(large)
+
+    left = Checkpoint(first, "same", resume=True).load()
+    assert left is not None
+    assert left["weights"].tolist() == [1, 1]
+    there = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")]
+    assert sorted(there) == ["kept", "kept/one", "kept/one/cnn.pt"]
+
+
+def test_what_a_killed_process_left_of_a_checkpoint_is_replaced(tmp_path: Path):
+    path = tmp_path / "cnn.pt"
+    path.with_suffix(".new").write_bytes(b"PK\x03\x04 and no more")
+
+    Checkpoint(path, "same").save({"epoch": 1})
+
+    assert [one.name for one in tmp_path.iterdir()] == ["cnn.pt"]
+    assert Checkpoint(path, "same", resume=True).load() == {"epoch": 1}
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path):

@@ -244,6 +244,17 @@ def test_rare_classes_are_noticed(tmp_path: Path):
     assert any("'b' has 10 rows, 'a' 390" in note for note in collected(path).notes)
 
 
+def test_a_category_of_which_hardly_a_value_is_known_is_noticed(tmp_path: Path):
+    lines = [f"v{row},{row * 7 % 13}.5,{'ab'[row % 2]}" for row in range(400)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["code,size,Art", *lines]), encoding="utf-8")
+
+    notes = collected(path, code="category").notes
+
+    assert any("the frequent values of 'code', in 5 rows or more, make up 0.2%" in n for n in notes)
+    assert not any("frequent values" in note for note in collected(many_words(path)).notes)
+
+
 @pytest.mark.parametrize(
     ("name", "wanted"), [("my birds.csv", "my-birds"), ("Käfer 2024!.tsv", "K-fer-2024")]
 )

@@ -75,4 +75,4 @@ def test_a_folder_without_classes_is_one_line_and_a_status(
     assert main(["run", "--data", str(tmp_path), "--models", str(tmp_path / "models")]) == 2
 
     assert "has no sub-folder with pictures" in capsys.readouterr().err
-    assert list((tmp_path / "models").iterdir()) == []
+    assert not list((tmp_path / "models").rglob("*"))

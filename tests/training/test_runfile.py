@@ -5,7 +5,7 @@ import pytest
 
 from training.__main__ import build_parser, main
 from training.data.table import TableSource
-from training.errors import EnvironmentTrouble, UsageError
+from training.errors import UsageError
 from training.order import order_of
 from training.runfile import RunFile, read_runfile
 
@@ -31,6 +31,7 @@ gates = ["accuracy>=0.9"]
 def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "run.toml"
     path.write_text(text, encoding="utf-8")
+    (tmp_path / "birds.csv").write_text("Länge (cm),year,nest,Art,Ort\n", encoding="utf-8")
     return path
 
 
@@ -85,6 +86,7 @@ def test_settings_of_a_file_apply_to_built_in_runs(tmp_path: Path):
         ("epochs = 3", r"unknown key 'epochs' \(did you mean settings.epochs\?\)"),
         ("[settings]\nepoch = 3", r"unknown key 'settings.epoch' \(did you mean settings.epochs\?"),
         ("[fields]\nage = 'int'", "fields.age is one of number, category"),
+        ("[fields]\nage = 'numbr'", r"drop \(did you mean number\?\)"),
         ("kind = 'guess'", "kind is one of auto, classification"),
         ("data = 3", "data is text in quotes"),
         ("target = [1]", "target is the name of a column, or a list"),
@@ -100,8 +102,8 @@ def test_a_file_that_is_wrong_says_where(tmp_path: Path, text: str, message: str
 
 
 def test_a_file_that_is_not_there(tmp_path: Path):
-    with pytest.raises(EnvironmentTrouble, match="cannot be read"):
-        read_runfile(tmp_path / "none.toml")
+    with pytest.raises(UsageError, match=r"run.tml does not exist \(did you mean run.toml\?\)"):
+        read_runfile(written(tmp_path, FILE).with_suffix(".tml"))
 
 
 @pytest.mark.parametrize(
@@ -109,12 +111,23 @@ def test_a_file_that_is_not_there(tmp_path: Path):
     [
         ([], "say what to train"),
         (["--data", "t.csv"], "needs --target"),
+        (["--data", "t.cvs", "--target", "y"], r"does not exist \(did you mean t.csv\?\)"),
+        (["--data", "t.csv", "--target", "z"], "t.csv has no column 'z'; there are: x, y"),
+        (["--data", "t.csv", "--target", "y", "--field", "X=drop"], "no column 'X'"),
+        (["--data", "t.csv", "--target", "y", "--field", "x=numbr"], r"did you mean number\?"),
+        (["--data", "t.csv", "--target", "y", "--split", "time:day"], "no column 'day'"),
+        (["--data", "t.csv", "--target", "y", "--name", "a/b"], "no model can be named 'a/b'"),
         (["digits", "--data", "t.csv"], "has data of its own"),
         (["digits", "--target", "x"], "are for --data"),
         (["--data", "t.csv", "--target", "y", "--field", "x"], "--field takes column=kind"),
     ],
 )
-def test_an_order_that_makes_no_sense_is_refused(arguments: list[str], message: str):
+def test_an_order_that_makes_no_sense_is_refused(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("x,y\n1,2\n")
+
     with pytest.raises(UsageError, match=message):
         ordered(*arguments)
 
@@ -136,6 +149,8 @@ def test_init_writes_a_file_that_can_be_run(tmp_path: Path, capsys: pytest.Captu
     output.parent.mkdir()
     options = ["--data", str(data), "--target", "Art", "--output", str(output)]
 
+    assert main(["init", *options, "--target", "Ort"]) == 2
+    assert "my birds.csv has no column 'Ort' (did you mean 'Art'?)" in capsys.readouterr().err
     assert main(["init", *options]) == 0
     assert main(["init", *options]) == 2
 

@@ -18,7 +18,7 @@ from training.data.table import TableSource
 from training.data.text import collect_text
 from training.data.vowels import collect_vowels, read_series
 from training.errors import UsageError
-from training.own.sequences import any_own_run
+from training.own.choice import any_own_run
 from training.papers.card import accepts
 
 pytestmark = pytest.mark.training

@@ -18,7 +18,7 @@ from training.export import runtime
 from training.export.graph import export
 from training.export.proof import UNSEEN, prove
 from training.models import TREES, TreeCandidate, Trees
-from training.models.trees import fit_trees, rounded_down
+from training.models.trees import fit_trees, rounded_down, table
 from training.progress import Progress
 from training.tasks import Classification, MultiLabel
 
@@ -72,6 +72,23 @@ def test_graph_takes_the_strings_of_a_client():
     np.testing.assert_allclose(got["scores"], want["scores"], atol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 5.0])
+@pytest.mark.parametrize("load", [load_wine, load_breast_cancer])
+def test_temperature_divides_before_the_softmax_in_the_graph_too(load, temperature: float):
+    trees, split = grown(numbers_dataset(load, gaps=True))
+    plain = trees.estimator.predict_proba(table(trees.preprocess, split.test.inputs))
+    trees.temperature = temperature
+
+    answers = trees.answers(split.test.inputs)
+    run = runtime.open_run(export(trees, split.test.inputs).SerializeToString())
+    proof = prove(run, trees, split.test, CONFIG)
+
+    warmed = plain ** (1 / temperature)
+    np.testing.assert_allclose(answers, warmed / warmed.sum(axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(run(split.test.inputs)["scores"], answers, atol=1e-5)
+    assert proof.max_abs_error < 1e-5
+
+
 def test_same_seed_gives_the_same_trees():
     first, second, other = (
         grown(numbers_dataset(load_wine), FEW.tuned({"max_leaf_nodes": leaves}))[0]
@@ -105,6 +122,15 @@ def test_thresholds_are_rounded_so_that_no_float32_changes_sides():
     assert (middle.astype(np.float32) != thresholds).any()  # to the nearest would have been wrong
 
 
+def test_temperature_is_part_of_what_was_learnt():
+    trees, _ = grown(numbers_dataset(load_wine))
+    before = trees.weights_sha256
+
+    trees.temperature = 2.0
+
+    assert trees.weights_sha256 != before
+
+
 def test_several_labels_are_left_to_networks():
     dataset = numbers_dataset(load_wine)
     labels = np.eye(3, dtype=np.float32)[dataset.targets]
@@ -122,6 +148,7 @@ def test_a_class_without_training_rows_is_no_task_for_trees():
         fit_trees(FEW, FIT(rows.inputs), Split(rows, rows, rows), seed=0, threads=1)
 
 
+@pytest.mark.slow
 def test_trees_are_published_with_golden_rows_that_replay(tmp_path: Path):
     run = run_of("wine", numbers_dataset(load_wine, gaps=True), gates="accuracy>=0.85", threads=1)
 
@@ -136,5 +163,7 @@ def test_trees_are_published_with_golden_rows_that_replay(tmp_path: Path):
         want = golden["output:scores"]
     got = runtime.open_run(outcome.bundle.model())(feeds)
     np.testing.assert_allclose(got["scores"], want, atol=1e-5)
+    calibration = outcome.manifest.quality.calibration
+    assert outcome.predictor.temperature == (calibration.temperature if calibration.kept else 1.0)
     page = outcome.bundle.read("report.html").decode()
     assert "The ONNX graph answers as scikit-learn does" in page

@@ -12,13 +12,15 @@ from app.bundle.signature import CategoryField, InputField
 from app.bundle.tensors import Array
 from training.data.dataset import Dataset
 from training.data.records import Table, named_lines
-from training.data.words import most_frequent
+from training.data.words import FEWEST, most_frequent
 from training.tasks import Classification, MultiLabel, Regression
 
 #: The rarest class has less than this share of the rows of the most frequent.
 IMBALANCE: Final = 0.1
 #: A column that alone explains this much of the target on rows that it was not fitted on.
 TOO_GOOD: Final = 0.99
+#: A category of which less than this share of the rows has a frequent value says little.
+KNOWN: Final = 0.1
 #: A tree of so many ends per class or, for numbers, at all.
 ENDS_PER_CLASS: Final = 4
 ENDS: Final = 64
@@ -26,8 +28,9 @@ MOST_ROWS: Final = 20_000
 
 
 def concerns(dataset: Dataset, table: Table) -> tuple[str, ...]:
-    """Warnings, each a line: rows met twice, rare classes, columns that give the target away."""
-    return (*duplicates(table), *imbalance(dataset), *_leaks(dataset))
+    """Warnings, each a line: rows met twice, rare classes, categories of which little is known,
+    columns that give the target away."""
+    return (*duplicates(table), *imbalance(dataset), *_rare_words(dataset), *_leaks(dataset))
 
 
 def duplicates(table: Table) -> Iterator[str]:
@@ -57,6 +60,22 @@ def imbalance(dataset: Dataset) -> Iterator[str]:
             f"warning: {labels[rare]!r} has {counts[rare]:,} rows, {labels[usual]!r} "
             f"{counts[usual]:,}; look at the figures of each class, not at the accuracy alone"
         )
+
+
+def _rare_words(dataset: Dataset) -> Iterator[str]:
+    """A warning for each open category that is unknown to the model in most rows."""
+    for field in dataset.fields:
+        if not isinstance(field, CategoryField) or not field.accept_unknown:
+            continue
+        values = dataset.inputs[field.tensor][:, field.column].tolist()
+        present = [value for value in values if value]
+        known = set(most_frequent(present))
+        share = np.mean([value in known for value in present])
+        if share < KNOWN:
+            yield (
+                f"warning: the frequent values of {field.name!r}, in {FEWEST} rows or more, make "
+                f"up {share:.1%} of it; all others are one and the same to the model"
+            )
 
 
 def _leaks(dataset: Dataset) -> Iterator[str]:

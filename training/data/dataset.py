@@ -75,6 +75,7 @@ class Dataset:
         test_rows: those that whoever made the data set apart for testing, sorted; None where the
             split is ours to draw.
         keys: columns by which the rows can be divided, by name: text or float64 [rows].
+        notes: what a person should know of the rows: decisions, losses, warnings.
     """
 
     source: str
@@ -85,6 +86,7 @@ class Dataset:
     task: Task
     test_rows: Indices | None = None
     keys: Mapping[str, Array] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def rows(self, indices: Indices) -> Rows:
         return Rows(take_rows(self.inputs, indices), self.targets[indices], self.task, self.fields)

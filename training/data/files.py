@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import math
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from app.bundle.signature import name_problem
+from training.data.header import separator_of, tidy_name
 from training.data.records import LeftOut, Native, Table, named_lines
 from training.errors import EnvironmentTrouble, UsageError
 
@@ -55,12 +55,12 @@ def read_table(path: Path) -> Table:
     table = read(path, content)
     if len(table.frame) == 0:
         raise UsageError(f"{path.name} has names of columns, but no rows that can be used")
-    return _tidily_named(table)
+    return replace(_tidily_named(table), folder=path.parent)
 
 
 def _tidily_named(table: Table) -> Table:
     """Names without blanks around them and in Unicode's normal form, as fields have them."""
-    tidy = {name: unicodedata.normalize("NFC", name.strip()) for name in table.frame.columns}
+    tidy = {name: tidy_name(name) for name in table.frame.columns}
     native = {tidy[name]: kind for name, kind in table.native.items()}
     return replace(table, frame=table.frame.rename(tidy), native=native)
 
@@ -111,16 +111,9 @@ def _decoded(path: Path, content: bytes) -> str:
 
 
 def _separator(path: Path, text: str) -> tuple[str, tuple[str, ...]]:
-    """By the first line: spreadsheets of half the world write `;` where a comma is said."""
-    if path.suffix.lower() in (".tsv", ".tab"):
-        return "\t", ()
-    first = text.lstrip("\r\n").partition("\n")[0]
-    if "," in first:
-        return ",", ()
-    for other, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if other in first:
-            return other, (f"cells are divided by {name}",)
-    return ",", ()
+    """As the header says; a remark where that is no matter of course."""
+    separator, name = separator_of(path.suffix.lower(), text)
+    return separator, (f"cells are divided by {name}",) if name else ()
 
 
 def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
@@ -142,7 +135,7 @@ def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
     """Raise UsageError for columns without a name, two of one name, or one no field can have."""
-    tidy = [unicodedata.normalize("NFC", name.strip()) for name in names]
+    tidy = [tidy_name(name) for name in names]
     for number, name in enumerate(tidy, start=1):
         if not name:
             raise UsageError(f"{path.name}: column {number} has no name")
@@ -253,18 +246,30 @@ def _read_parquet(path: Path, content: bytes) -> Table:
     _check_names(path, typed.columns)
     native: dict[str, Native] = {}
     columns = []
-    for series in typed:
+    for series in map(_unpacked, typed):
         kind = _parquet_kind(series.dtype)
         if kind is None:
             raise UsageError(
                 f"{path.name}: column {series.name!r} holds {series.dtype}; a cell is text, a "
-                "number, a truth value or a date. Leave the column out of the file"
+                "number, a truth value, a date or the bytes of a picture. Leave the column out of "
+                "the file"
             )
         if series.null_count() < len(series):
             native[series.name] = kind
-        columns.append(_as_text(series, kind))
+        columns.append(series if kind == "bytes" else _as_text(series, kind))
     lines = np.arange(1, len(typed) + 1, dtype=np.int64)
     return Table(path.name, pl.DataFrame(columns), lines, native)
+
+
+def _unpacked(series: pl.Series) -> pl.Series:
+    """A picture as Hugging Face's data sets have it, with its bytes or its path, as that alone."""
+    if not isinstance(series.dtype, pl.Struct):
+        return series
+    parts = {field.name: series.struct.field(field.name) for field in series.dtype.fields}
+    if set(parts) != {"bytes", "path"}:
+        return series
+    found = parts["path" if parts["bytes"].is_null().all() else "bytes"]
+    return found.rename(series.name)
 
 
 def _parquet_kind(dtype: pl.DataType) -> Native | None:
@@ -276,6 +281,8 @@ def _parquet_kind(dtype: pl.DataType) -> Native | None:
         return "date"
     if dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         return "text"
+    if dtype == pl.Binary:
+        return "bytes"
     return None
 
 

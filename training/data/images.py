@@ -1,19 +1,19 @@
-"""A folder of pictures with a sub-folder for each class, as a data set.
+"""Pictures as a data set: read, brought to one form, the unreadable ones named.
 
 Every picture is decoded and resized by the function that serving uses, so that both give the same
 array; the graph takes that array as it is, uint8.
 """
 
+import errno
 import hashlib
 import os
 import statistics
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,14 @@ from PIL import Image
 
 from app.bundle.features import FeatureError, image_from_bytes
 from app.bundle.signature import ImageField, TensorSpec
+from app.bundle.tensors import Array
 from training.config import RunConfig
-from training.data.dataset import Dataset
-from training.errors import EnvironmentTrouble, UsageError
-from training.tasks import Classification
+from training.data.dataset import Dataset, Indices
+from training.errors import UsageError
+from training.tasks import Targets, Task
 
+#: The graph's input.
+IMAGE: Final = "image"
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 #: The longer side of what is taken from the data, in pixels.
 LARGEST: Final = 128
@@ -40,11 +43,18 @@ _GREY_MODES: Final = frozenset({"1", "L", "LA", "I", "I;16", "F"})
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """A file and its class, an index into the labels."""
+class Encoded:
+    """A picture as it comes: how its owner finds it, and its file."""
 
-    path: Path
-    target: int
+    name: str
+    open: Callable[[], BinaryIO]
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Raises OSError: it is not there, or not a file."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    return path.open("rb")
 
 
 @dataclass(frozen=True)
@@ -58,111 +68,74 @@ class Format:
 
 @dataclass(frozen=True)
 class Broken:
-    """A file that is left out, and why."""
+    """A picture that is left out, and why."""
 
-    path: Path
+    name: str
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path} {self.reason}"
+        return f"{self.name} {self.reason}"
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What came of the files: the data set, and what a person should know of them."""
+class Decoded:
+    """What came of encoded pictures.
 
-    dataset: Dataset
-    notes: tuple[str, ...]
-
-
-def is_image_folder(path: Path) -> bool:
-    """Whether it is a folder with sub-folders of which one has a picture at its top."""
-    return path.is_dir() and any(
-        file.suffix.lower() in SUFFIXES
-        for folder in path.iterdir()
-        if folder.is_dir() and not folder.name.startswith(".")
-        for file in folder.iterdir()
-    )
-
-
-def collect_folder(path: Path, config: RunConfig) -> Pictures:
-    """Input `image`: uint8 [rows, height, width], with a last dim of 3 where there is colour.
-
-    Raises:
-        UsageError: less than two classes, a class with less than three pictures, or more
-            unreadable ones than `broken_share`; the message names the first.
-        EnvironmentTrouble: the folder cannot be read, or the disk takes no more.
+    Attributes:
+        images: uint8 [readable pictures, *field.shape], in the order in which they came.
+        readable: int64 [readable pictures], their places among all.
+        broken: the others.
     """
-    try:
-        labels, files, strangers = find_files(path)
-        field = _field(choose_format([one.path for one in files], config.image_size))
-        images, broken = read_pictures([one.path for one in files], field, config)
-    except OSError as error:
-        raise EnvironmentTrouble(f"{error.filename or path}: {error.strerror}") from None
-    left_out = {one.path for one in broken}
-    good = [one for one in files if one.path not in left_out]
-    check_broken(broken, len(files), config.broken_share)
-    targets = np.array([one.target for one in good], dtype=np.int64)
-    check_classes(labels, targets, path)
+
+    images: NDArray[np.uint8]
+    readable: Indices
+    broken: tuple[Broken, ...]
+
+
+def image_dataset(
+    field: ImageField,
+    images: NDArray[np.uint8],
+    targets: Targets,
+    task: Task,
+    *,
+    source: str,
+    keys: Mapping[str, Array] | None = None,
+) -> Dataset:
+    """Input `image`: uint8 [rows, *field.shape]. The first picture is the example, if small."""
     if images[0].size <= SHOWN:
         field = field.model_copy(update={"example": _nested(images[0])})
+    about = "grey values" if field.channels == 1 else "red, green and blue values"
     shape = ("batch", *field.shape)
-    description = "grey values" if field.channels == 1 else "red, green and blue values"
-    dataset = Dataset(
-        source=f"{len(good):,} pictures of {len(labels)} classes, from a folder",
-        specs=(TensorSpec(name="image", datatype="UINT8", shape=shape, description=description),),
-        fields=(field,),
-        inputs={"image": images},
-        targets=targets,
-        task=Classification(labels),
-    )
-    return Pictures(dataset, _notes(field, broken, strangers, good, images))
+    spec = TensorSpec(name=IMAGE, datatype="UINT8", shape=shape, description=about)
+    return Dataset(source, (spec,), (field,), {IMAGE: images}, targets, task, keys=keys or {})
 
 
-def find_files(path: Path) -> tuple[tuple[str, ...], list[Labelled], int]:
-    """Labels, pictures by label and name, and how many other files lie among them.
-
-    A class is a sub-folder; pictures may lie at any depth in it.
-    """
-    folders = sorted(f for f in path.iterdir() if f.is_dir() and not f.name.startswith("."))
-    found: list[list[Path]] = []
-    strangers = 0
-    for folder in folders:
-        files = sorted(file for file in folder.rglob("*") if file.is_file())
-        files = [file for file in files if not file.name.startswith(".")]
-        pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
-        strangers += len(files) - len(pictures)
-        found.append(pictures)
-    kept = [(folder, files) for folder, files in zip(folders, found, strict=True) if files]
-    if len(kept) < 2:
-        raise UsageError(
-            f"{path} needs a folder for each class, at least two, with PNG, JPEG or WebP pictures; "
-            f"found {', '.join(folder.name for folder, _ in kept) or 'none'}"
-        )
-    labels = tuple(folder.name for folder, _ in kept)
-    return labels, [Labelled(f, i) for i, (_, fs) in enumerate(kept) for f in fs], strangers
-
-
-def choose_format(paths: Sequence[Path], longer_side: int) -> Format:
+def choose_format(pictures: Sequence[Encoded], longer_side: int) -> Format:
     """The middle height and width of some pictures, made smaller so that the longer side is at most
-    `longer_side`, or `LARGEST` where that is 0; grey only if all of them are."""
-    some = paths[:: max(1, len(paths) // LOOKED_AT)]
+    `longer_side`, or `LARGEST` where that is 0; grey only if all of them are.
+
+    Raises:
+        UsageError: none of them can be read.
+    """
+    some = pictures[:: max(1, len(pictures) // LOOKED_AT)]
     heights: list[int] = []
     widths: list[int] = []
     modes: set[str] = set()
-    for path in some:
+    broken: list[Broken] = []
+    for one in some:
         try:
-            with Image.open(path) as picture:  # reads the head alone
+            with one.open() as file, Image.open(file) as picture:  # reads the head alone
                 # A camera held upright notes it beside a lying picture.
                 turned = picture.getexif().get(0x0112, 1) >= 5
                 width, height = picture.size[::-1] if turned else picture.size
                 modes.add(picture.mode)
-        except Exception:  # noqa: S112, it is reported where it is decoded
+        except Exception as error:
+            broken.append(Broken(one.name, _reason(error)))
             continue
         heights.append(height)
         widths.append(width)
     if not heights:
-        raise UsageError(f"none of the pictures can be read, such as {some[0]}")
+        raise UsageError(f"none of the pictures can be read: {listed(broken)}")
     tall, wide = statistics.median(heights), statistics.median(widths)
     scale = (longer_side or min(LARGEST, max(tall, wide))) / max(tall, wide)
     return Format(
@@ -172,34 +145,42 @@ def choose_format(paths: Sequence[Path], longer_side: int) -> Format:
     )
 
 
-def read_pictures(
-    paths: Sequence[Path], field: ImageField, config: RunConfig
-) -> tuple[NDArray[np.uint8], list[Broken]]:
-    """uint8 [readable pictures, *field.shape] in the order of the paths, and the others.
+def read_pictures(pictures: Sequence[Encoded], field: ImageField, config: RunConfig) -> Decoded:
+    """Decode all; in a file without a name where they have more than `resident_mib`."""
+    images = _room((len(pictures), *field.shape), config.resident_mib)
+    broken: list[Broken] = []
+    readable: list[int] = []
 
-    In a file without a name where they have more than `resident_mib`.
-    """
-    images = _room((len(paths), *field.shape), config.resident_mib)
-    broken = []
-    count = 0
-
-    def read(path: Path) -> NDArray[np.uint8] | Broken:
+    def read(one: Encoded) -> NDArray[np.uint8] | Broken:
         try:
-            return image_from_bytes(path.read_bytes(), field)
-        except FeatureError as error:
-            return Broken(path, str(error))
-        except OSError as error:
-            return Broken(path, f"cannot be read: {error.strerror}")
+            with one.open() as file:
+                return image_from_bytes(file.read(), field)
+        except (OSError, ValueError) as error:
+            return Broken(one.name, _reason(error))
 
     with ThreadPoolExecutor(max(1, config.threads)) as pool:  # decoding lets other threads run
-        for start in range(0, len(paths), LOOKED_AT):
-            for answer in pool.map(read, paths[start : start + LOOKED_AT]):
+        for start in range(0, len(pictures), LOOKED_AT):
+            answers = pool.map(read, pictures[start : start + LOOKED_AT])
+            for place, answer in enumerate(answers, start):
                 if isinstance(answer, Broken):
                     broken.append(answer)
                 else:
-                    images[count] = answer
-                    count += 1
-    return images[:count], broken
+                    images[len(readable)] = answer
+                    readable.append(place)
+    places = np.array(readable, dtype=np.int64)
+    return Decoded(images[: len(places)], places, tuple(broken))
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case FeatureError():
+            return str(error)
+        case OSError(strerror=str(said)):
+            return f"cannot be read: {said}"
+        case ValueError():  # a NUL
+            return "is no name of a file"
+        case _:
+            return "is not a readable PNG, JPEG or WebP picture"
 
 
 def _room(shape: tuple[int, ...], resident_mib: int) -> NDArray[np.uint8]:
@@ -217,52 +198,37 @@ def check_broken(broken: Sequence[Broken], files: int, share: float) -> None:
     if len(broken) > share * files:
         raise UsageError(
             f"{len(broken)} of {files} pictures are unreadable, more than broken_share={share:g}: "
-            + _listed(broken)
+            + listed(broken)
         )
 
 
-def check_classes(labels: Sequence[str], targets: NDArray[np.int64], path: Path) -> None:
-    """Raises UsageError where a class cannot be in all three splits."""
-    for label, count in zip(labels, np.bincount(targets, minlength=len(labels)), strict=True):
-        if count < 3:
-            raise UsageError(
-                f"class {label!r} has {count} readable pictures in {path / label}; at least 3 are "
-                "needed, for training, validation and test"
-            )
-
-
-def _notes(
-    field: ImageField,
-    broken: Sequence[Broken],
-    strangers: int,
-    good: Sequence[Labelled],
-    images: NDArray[np.uint8],
-) -> tuple[str, ...]:
+def brought_to(field: ImageField) -> str:
+    """The form of all pictures, for people."""
     colours = "grey" if field.channels == 1 else "colour"
-    notes = [f"brought to {field.height} × {field.width} pixels in {colours}"]
-    if broken:
-        notes.append(f"{len(broken)} unreadable pictures are left out: {_listed(broken)}")
-    if strangers:
-        notes.append(f"{strangers} files beside them are neither PNG, JPEG nor WebP")
-    digests = Counter(hashlib.sha256(image.tobytes()).digest() for image in images)
-    twins = len(good) - len(digests)
-    if twins:
-        notes.append(
-            f"{twins} pictures are the same as another; the test rows may hold what was trained on"
-        )
-    return tuple(notes)
+    return f"brought to {field.height} × {field.width} pixels in {colours}"
 
 
-def _listed(broken: Sequence[Broken]) -> str:
+def twins(images: NDArray[np.uint8]) -> tuple[str, ...]:
+    """A note where pictures are met twice."""
+    count = len(images) - len({hashlib.sha256(image.tobytes()).digest() for image in images})
+    if not count:
+        return ()
+    return (
+        f"{count} pictures are the same as another; the test rows may hold what was trained on",
+    )
+
+
+def listed(broken: Sequence[Broken]) -> str:
+    """Some of them, with the reasons."""
     more = len(broken) - NAMED
     named = "; ".join(map(str, broken[:NAMED]))
     return f"{named}; and {more} more" if more > 0 else named
 
 
-def _field(chosen: Format) -> ImageField:
+def image_field(name: str, chosen: Format) -> ImageField:
     return ImageField(
-        name="image",
-        tensor="image",
+        name=name,
+        tensor=IMAGE,
         height=chosen.height,
         width=chosen.width,
         channels=1 if chosen.is_grey else 3,

@@ -1,19 +1,19 @@
 """What a column of a table holds: guessed from its values, or as its owner says."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
 from app.bundle.tensors import Array
+from training.data.header import no_column
+from training.data.kinds import KINDS, Kind
+from training.data.picture_cells import hold_pictures
 from training.data.records import Table, named_lines
+from training.data.words import FEWEST
 from training.errors import UsageError
-
-Kind = Literal["number", "category", "boolean", "date", "text", "series", "step", "drop"]
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 #: Spellings of two truth values, in lower case, the false one first.
 TRUTHS: Final = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"))
@@ -35,6 +35,12 @@ MOSTLY_DISTINCT: Final = 0.9
 #: Below it no column is said to be an identifier.
 FEWEST_TO_JUDGE: Final = 20
 LARGEST: Final = float(np.finfo(np.float32).max)
+#: The square of a larger number is infinite in float32.
+SQUARABLE: Final = LARGEST**0.5
+#: Differences of numbers up to this are finite in float32, with room to spare.
+SUBTRACTABLE: Final = LARGEST / 16
+#: Few numbers that are too large are errors, or stand for missing; more are the column's nature.
+FEW: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,17 @@ def known_column(table: Table, name: str) -> str:
     columns = table.frame.columns
     if name in columns:
         return name
-    close = difflib.get_close_matches(name, columns, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise UsageError(f"{table.name} has no column {name!r}{hint}; there are: {', '.join(columns)}")
+    raise no_column(table.name, name, columns)
+
+
+def text_column(table: Table, name: str) -> str:
+    """As `known_column`, for a column that may not hold bytes."""
+    if table.native.get(known_column(table, name)) == "bytes":
+        raise UsageError(
+            f"{table.name}: column {name!r} holds bytes, which can be pictures only; say "
+            f"{name}=image, or {name}=drop"
+        )
+    return name
 
 
 def _column(table: Table, name: str, given: str | None) -> Column:
@@ -91,13 +105,20 @@ def _column(table: Table, name: str, given: str | None) -> Column:
         kind, why = _guess(table, name, present)
     else:
         kind, why = _as_given(table, name, given)
-    return Column(name, kind, why, missing, present[0] if len(present) else "")
+    example = present[0] if len(present) else ""
+    shown = f"{len(example):,} bytes" if isinstance(example, bytes) else example
+    return Column(name, kind, why, missing, shown)
 
 
 def _guess(table: Table, name: str, present: pl.Series) -> tuple[Kind, str]:
-    distinct = present.n_unique()
     if len(present) == 0:
         return "drop", "no row has a value"
+    if table.native.get(name) == "bytes":
+        if hold_pictures(table, present):
+            return "image", "bytes of pictures"
+        return "drop", "bytes that are no pictures"
+    check_nul(table, name)
+    distinct = present.n_unique()
     if distinct == 1:
         return "drop", f"all values are {present[0]!r}"
     native = table.native.get(name)
@@ -110,10 +131,31 @@ def _guess(table: Table, name: str, present: pl.Series) -> tuple[Kind, str]:
         return "drop", why
     if native is None:
         _check_mixed(table, name)
+    if hold_pictures(table, present):
+        return "image", "names of picture files"
     if distinct > MOSTLY_DISTINCT * len(present) and len(present) >= FEWEST_TO_JUDGE:
         own = f"nearly every row has a text of its own ({distinct:,} of {len(present):,})"
         return "drop", f"{own}; {name}=text learns from the texts alone"
+    if len(present) >= FEWEST_TO_JUDGE and _most_met(present) < FEWEST:
+        rare = f"none of its {distinct:,} values is in {FEWEST} rows, so that all were unknown"
+        return "drop", f"{rare}; {name}=category takes it nevertheless"
     return "category", f"text, {distinct:,} values"
+
+
+def _most_met(present: pl.Series) -> int:
+    """Rows of the most frequent value."""
+    return int(np.max(present.unique_counts().to_numpy()))
+
+
+def check_nul(table: Table, name: str) -> None:
+    """Raise UsageError where a cell has a NUL: no table has one on purpose."""
+    wrong = table.frame[name].str.contains("\0", literal=True).fill_null(value=False).to_numpy()
+    if wrong.any():
+        lines = table.lines_where(wrong)
+        raise UsageError(
+            f"{table.name}: column {name!r} holds NUL characters ({named_lines(lines)}): the file "
+            "is damaged, or not in UTF-8. Write it anew, or without this column"
+        )
 
 
 def _guess_number(name: str, present: pl.Series, rows: int) -> tuple[Kind, str]:
@@ -138,6 +180,8 @@ def _as_given(table: Table, name: str, kind: str) -> tuple[Kind, str]:
     """Check that the values fit the kind."""
     present = table.frame[name].drop_nulls()
     found = next(one for one in KINDS if one == kind)
+    if found not in ("drop", "image"):
+        text_column(table, name)
     if found == "number" and not numbers_of(present).is_not_null().any():
         raise UsageError(f"field {name}=number: no value of the column is a number")
     if found == "boolean" and present.n_unique() > 2:
@@ -220,7 +264,7 @@ def finite_column(table: Table, column: Column) -> tuple[Array, tuple[str, ...]]
     remarks = []
     for wrong, what in (
         (present & np.isnan(values), "no number"),
-        (np.abs(np.nan_to_num(values, posinf=np.inf)) > LARGEST, "infinite, or too large"),
+        (_too_large(table, column.name, values), "infinite, or too large"),
     ):
         if wrong.any():
             lines = table.lines_where(wrong)
@@ -230,3 +274,27 @@ def finite_column(table: Table, column: Column) -> tuple[Array, tuple[str, ...]]
             )
             values = np.where(wrong, np.nan, values)
     return values.astype(np.float32), tuple(remarks)
+
+
+def _too_large(table: Table, name: str, values: Array) -> Array:
+    """bool [rows]: infinite, or so large that what is made of it in float32 would be infinite.
+
+    Raises:
+        UsageError: these are not few.
+    """
+    size = np.abs(np.nan_to_num(values, posinf=np.inf, neginf=-np.inf))
+    present = ~np.isnan(values)
+    finite = present & np.isfinite(size)
+    few = FEW * present.sum()
+    are_usual = (finite & (size > SQUARABLE)).sum() > few
+    wrong = size > (SUBTRACTABLE if are_usual else SQUARABLE)
+    finite &= wrong
+    if finite.sum() > few:
+        lines = table.lines_where(finite)
+        raise UsageError(
+            f"{table.name}: {len(lines):,} numbers of column {name!r} are too large for float32, "
+            f"such as {table.frame[name].filter(pl.Series(finite))[0]} ({named_lines(lines)}); "
+            f"divide all by a power of ten, write NA where they stand for missing ones, or say "
+            f"{name}=drop as a field to leave the column out"
+        )
+    return np.asarray(wrong)

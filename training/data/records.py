@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from training.data.dataset import Indices
 MOST_LINES_NAMED = 5
 
 #: What a file says of a column itself; text files say nothing.
-Native = Literal["text", "number", "boolean", "date"]
+Native = Literal["text", "number", "boolean", "date", "bytes"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,11 @@ class Table:
     """A file's rows.
 
     Attributes:
-        frame: a text column for each of the file's; null is missing.
+        frame: a text column for each of the file's, or one of bytes; null is missing.
         lines: int64 [rows], the line at which a row begins; for Parquet the row's number from 1.
         native: the kinds of columns in files that have types.
         left_out: what was broken in the file.
+        folder: where the file is.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Table:
     native: dict[str, Native] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
     remarks: tuple[str, ...] = ()
+    folder: Path = Path()
 
     def lines_where(self, rows: Any) -> tuple[int, ...]:
         """The lines of some rows, given as a boolean mask or as row numbers."""

@@ -12,7 +12,7 @@ from app.bundle.tensors import Array
 from training.data.concerns import imbalance
 from training.data.dataset import Dataset
 from training.data.files import read_table
-from training.data.infer import LARGEST, Column, days_of, known_column, numbers_of
+from training.data.infer import SQUARABLE, Column, days_of, numbers_of, text_column
 from training.data.records import Table, named_lines
 from training.data.split import split_rule
 from training.data.table import FEWEST_ROWS, Collected, TableSource, keys_of, source_of, with_key
@@ -86,7 +86,7 @@ def collect_series(source: TableSource, layout: Layout, split: str = "auto") -> 
     rule = split_rule(split)
     own = [layout.series, *([layout.step] if layout.step else [])]
     for name in own:
-        known_column(table, name)
+        text_column(table, name)
         if name in source.target:
             raise UsageError(f"{name!r} is the target, and cannot be a field as well")
         table = table.without(table.frame[name].is_null().to_numpy(), f"no value in {name!r}")
@@ -94,7 +94,7 @@ def collect_series(source: TableSource, layout: Layout, split: str = "auto") -> 
         table = with_key(table, rule)
     one_each = [name for name in (*source.target, rule.column) if name is not None]
     for name in one_each:
-        known_column(table, name)
+        text_column(table, name)
         _check_one_each(table, layout.series, name)
     apart = {*own, *source.target, rule.column}
     apart |= {name for name, kind in source.fields.items() if kind == "drop"}
@@ -190,10 +190,10 @@ def _complete(table: Table, channels: list[str]) -> Table:
         UsageError: a channel holds something else.
     """
     for name in channels:
-        cells = table.frame[name]
+        cells = table.frame[text_column(table, name)]
         values = numbers_of(cells)
         wrong = (values.is_null() & cells.is_not_null()).to_numpy()
-        wrong |= (values.abs() > LARGEST).fill_null(value=False).to_numpy()
+        wrong |= (values.abs() > SQUARABLE).fill_null(value=False).to_numpy()
         if wrong.any():
             lines = table.lines_where(wrong)
             raise UsageError(

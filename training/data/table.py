@@ -1,7 +1,7 @@
 """A table of a user's own as a data set: fields named as its columns, and what was decided."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from app.bundle.tensors import Array
 from training.data.concerns import concerns
 from training.data.dataset import Dataset
 from training.data.files import content_hash, read_table
-from training.data.infer import Column, days_of, finite_column, infer, known_column, numbers_of
+from training.data.infer import Column, days_of, finite_column, infer, numbers_of, text_column
+from training.data.kinds import TaskKind
 from training.data.records import Table, named_lines
 from training.data.split import SplitRule, split_rule
-from training.data.target import TaskKind, find_goal
+from training.data.target import find_goal
 from training.data.words import most_frequent
 from training.errors import UsageError
 
@@ -53,19 +54,29 @@ class Collected:
     columns: tuple[Column, ...]
     notes: tuple[str, ...]
 
+    @property
+    def noted(self) -> Dataset:
+        """The data set with the notes, and with the columns that are left out among them."""
+        dropped = [one for one in self.columns if one.kind == "drop"]
+        left_out = (f"column {one.name!r} is left out: {one.why}" for one in dropped)
+        return replace(self.dataset, notes=(*self.notes, *left_out))
 
-def collect_table(source: TableSource, split: str = "auto") -> Collected:
+
+def collect_table(
+    source: TableSource, split: str = "auto", table: Table | None = None
+) -> Collected:
     """Read, guess and check a table.
 
     Args:
         split: how it will be divided, as `RunConfig.split` says; columns that divide are not
             among the fields unless they are given a kind.
+        table: of the source, where it is read already.
     Raises:
         UsageError: the file or a column cannot be used; the message has the line where there is
             one.
         EnvironmentTrouble: the file cannot be read.
     """
-    table = read_table(source.path)
+    table = table or read_table(source.path)
     rule = split_rule(split)
     if rule.column is not None:
         table = with_key(table, rule)
@@ -128,7 +139,7 @@ def source_of(table: Table, source: TableSource) -> str:
 
 def with_key(table: Table, rule: SplitRule) -> Table:
     """The rows that have a value in the column that divides them."""
-    name = known_column(table, rule.column or "")
+    name = text_column(table, rule.column or "")
     missing = table.frame[name].is_null().to_numpy()
     return table.without(missing, f"no value in {name!r}, which divides the rows")
 

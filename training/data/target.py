@@ -1,18 +1,17 @@
 """The column that is to be predicted: which task it makes, why, and the targets of the rows."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import polars as pl
 
 from app.bundle.tensors import Array
-from training.data.infer import LARGEST, MOSTLY, known_column, numbers_of, truth_values
+from training.data.infer import MOSTLY, SQUARABLE, check_nul, numbers_of, text_column, truth_values
+from training.data.kinds import TaskKind
 from training.data.records import Table, named_lines
 from training.errors import UsageError
 from training.tasks import Classification, MultiLabel, Regression, Targets, Task
-
-TaskKind = Literal["auto", "classification", "regression", "multilabel"]
 
 #: Whole numbers with at most so many values are taken for classes.
 MOST_NUMBERED_CLASSES: Final = 20
@@ -49,7 +48,7 @@ def find_goal(table: Table, names: tuple[str, ...], kind: TaskKind) -> Goal:
             numbers and text, infinite numbers, or a kind that does not fit.
     """
     for name in names:
-        known_column(table, name)
+        check_nul(table, text_column(table, name))
     whose = f"the target column {names[0]!r}" if len(names) == 1 else "the target columns"
     for name in names:
         if table.frame[name].null_count() == len(table.frame):
@@ -102,7 +101,7 @@ def _numbers(table: Table, name: str, why: str) -> Goal:
     for wrong, what in (
         (np.isnan(values), "are no numbers"),
         (np.isinf(values), "are infinite"),
-        (np.abs(values) > LARGEST, "are too large for float32"),
+        (np.abs(values) > SQUARABLE, "are too large for float32, or their squares are"),
     ):
         if wrong.any():
             lines = table.lines_where(wrong)

@@ -8,7 +8,7 @@ from app.bundle.signature import TensorSpec, TextField
 from training.data.concerns import duplicates, imbalance
 from training.data.dataset import Dataset
 from training.data.files import read_table
-from training.data.infer import Column, known_column
+from training.data.infer import Column, text_column
 from training.data.records import Table
 from training.data.split import split_rule
 from training.data.table import FEWEST_ROWS, Collected, TableSource, keys_of, source_of, with_key
@@ -60,7 +60,7 @@ def collect_text(source: TableSource, column: str, split: str = "auto") -> Colle
         UsageError, EnvironmentTrouble: as for `collect_table`.
     """
     table = read_table(source.path)
-    known_column(table, column)
+    text_column(table, column)
     rule = split_rule(split)
     if rule.column is not None:
         table = with_key(table, rule)

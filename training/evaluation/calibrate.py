@@ -13,7 +13,7 @@ from training.data.dataset import Dataset, Rows
 from training.data.split import Split
 from training.evaluation.threshold import choose_threshold
 from training.evaluation.validate import evaluate
-from training.models import Model, Predictor
+from training.models import Model, Predictor, Trees
 from training.models.heads import ClassHead, LabelsHead
 from training.progress import Progress
 from training.tasks import Classification
@@ -65,33 +65,65 @@ def _account(found: Calibration) -> str:
 
 
 def calibrate(model: Model, split: Split) -> Calibration | None:
-    """Give the model's head the temperature at which its scores are honest (Guo et al. 2017,
+    """Give the model the temperature at which its scores are honest (Guo et al. 2017,
     arXiv:1706.04599), where that lowers the log loss of the validation rows.
 
     Returns:
         What it changed, also where it was not kept; None for a model without a temperature.
     """
-    if not isinstance(model, Predictor) or not isinstance(model.head, ClassHead | LabelsHead):
+    head = _scored_by(model)
+    if head is None:
         return None
     parts = {"validation": split.validation, "test": split.test}
     before = _figures(model, parts)
-    fitted = fit_temperature(model, model.head, split.validation)
-    model.head.temperature.fill_(fitted)
+    fitted = fit_temperature(raw_of(model, split.validation), head, split.validation)
+    set_temperature(model, fitted)
     after = _figures(model, parts)
     kept = before["validation"]["log_loss"] - after["validation"]["log_loss"] > GAIN
     if not kept:
-        model.head.temperature.fill_(1.0)
+        set_temperature(model, 1.0)
     return Calibration(temperature=fitted, kept=kept, before=before, after=after)
 
 
+def _scored_by(model: Model) -> ClassHead | LabelsHead | None:
+    """What makes scores of the model's numbers; None where it gives none."""
+    match model:
+        case Predictor(head=ClassHead() | LabelsHead() as head):
+            return head
+        case Trees(task=Classification()):
+            return ClassHead()  # trees have no head, but the same softmax
+        case _:
+            return None
+
+
 @torch.no_grad()
-def fit_temperature(model: Predictor, head: ClassHead | LabelsHead, rows: Rows) -> float:
+def raw_of(model: Model, rows: Rows) -> torch.Tensor:
+    """What the temperature divides, float64 [rows, labels]."""
+    if isinstance(model, Trees):
+        return torch.from_numpy(model.raw(rows.inputs))
+    if isinstance(model, Predictor):
+        return model.eval().raw(*model.preprocess.features(rows.inputs)).to(torch.float64)
+    raise TypeError(f"no temperature for {type(model).__name__}")
+
+
+def set_temperature(model: Model, temperature: float) -> None:
+    """In place; of a model for which `calibrate` is something."""
+    if isinstance(model, Trees):
+        model.temperature = temperature
+    elif isinstance(model, Predictor) and isinstance(model.head, ClassHead | LabelsHead):
+        model.head.temperature.fill_(temperature)
+
+
+@torch.no_grad()
+def fit_temperature(raw: torch.Tensor, head: ClassHead | LabelsHead, rows: Rows) -> float:
     """The temperature with the lowest loss on these rows, between `COLDEST` and `HOTTEST`.
 
     To the rows comes one that is every class alike (as in Platt 1999): without it, few rows that
     are all answered rightly would ask for scores of 1, and the first error would cost dearly.
+
+    Args:
+        raw: float64 [rows, labels].
     """
-    raw = model.eval().raw(*model.preprocess.features(rows.inputs)).to(torch.float64)
     targets = torch.from_numpy(rows.targets)
     if isinstance(head, ClassHead):
         targets = torch.nn.functional.one_hot(targets, raw.shape[1])
@@ -109,6 +141,6 @@ def fit_temperature(model: Predictor, head: ClassHead | LabelsHead, rows: Rows) 
     return math.exp(found.x)
 
 
-def _figures(model: Predictor, parts: Mapping[str, Rows]) -> dict[str, dict[str, float]]:
+def _figures(model: Model, parts: Mapping[str, Rows]) -> dict[str, dict[str, float]]:
     found = {name: evaluate(model.answers(rows.inputs), rows) for name, rows in parts.items()}
     return {name: {key: one.metrics[key] for key in FIGURES} for name, one in found.items()}

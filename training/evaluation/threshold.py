@@ -9,6 +9,16 @@ from training.evaluation.rules import LEAST, USUAL, number_of
 from training.tasks import Classification, Targets, Task
 
 
+def check_threshold(rule: str, task: Task) -> None:
+    """That a rule is for this task.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if rule != USUAL and (not isinstance(task, Classification) or len(task.labels) != 2):
+        raise UsageError(f"threshold={rule} is for two classes; this is {task.kind}")
+
+
 def choose_threshold(rule: str, task: Task, scores: Array, targets: Targets) -> float | None:
     """The threshold that a rule asks for; None where the higher score decides.
 
@@ -21,10 +31,9 @@ def choose_threshold(rule: str, task: Task, scores: Array, targets: Targets) -> 
     Raises:
         UsageError: no task of two classes, or no threshold that meets the rule.
     """
+    check_threshold(rule, task)
     if rule == USUAL:
         return None
-    if not isinstance(task, Classification) or len(task.labels) != 2:
-        raise UsageError(f"threshold={rule} is for two classes; this is {task.kind}")
     number = number_of(rule)
     if number is not None:
         return number

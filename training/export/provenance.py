@@ -9,6 +9,7 @@ from pathlib import Path
 from app.bundle.manifest import Provenance
 from training.config import RunConfig
 from training.data.dataset import Dataset
+from training.data.split import Split
 from training.models import Model
 
 PACKAGES = (
@@ -24,13 +25,16 @@ PACKAGES = (
 GIT_TIMEOUT_S = 5
 
 
-def provenance_of(run_name: str, dataset: Dataset, config: RunConfig, model: Model) -> Provenance:
+def provenance_of(
+    run_name: str, dataset: Dataset, split: Split, config: RunConfig, model: Model
+) -> Provenance:
     versions = {"python": platform.python_version()}
     return Provenance(
         run=run_name,
         data_sha256=dataset.sha256,
         config_sha256=config.sha256(),
         weights_sha256=model.weights_sha256,
+        split_sha256=split.sha256,
         seed=config.seed,
         threads=config.threads,
         versions=versions | {package: metadata.version(package) for package in PACKAGES},

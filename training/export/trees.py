@@ -23,6 +23,8 @@ IR_VERSION = 10
 CLASSICAL = "ai.onnx.ml"
 #: The operators of trees are the same in version 3, which the converter knows, as in `export`'s.
 CONVERTED_OPSET = 3
+#: Scores are made behind the trees, where the temperature is.
+OPTIONS = {"zipmap": False, "raw_scores": True}
 TABLE = "table"
 PREFIX = "trees_"
 
@@ -38,20 +40,22 @@ def export_trees(trees: Trees, example: Tensors, classical_opset: int) -> onnx.M
     features = [part.numpy() for part in trees.preprocess.features(example)]
     inputs = list(zip(trees.preprocess.names, features, strict=True))
     _put_before(model.graph, inputs)
-    shape = [-1] if isinstance(trees.task, Regression) else [-1, trees.task.width]
-    _put_behind(model.graph, trees.task.answer, shape)
+    if isinstance(trees.task, Regression):
+        _put_behind(model.graph, trees.task.answer, [-1])
+    else:
+        _put_scores_behind(model.graph, trees)
     imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(CLASSICAL, classical_opset)]
     return helper.make_model(model.graph, opset_imports=imports, ir_version=IR_VERSION)
 
 
 def _converted(trees: Trees, width: int) -> onnx.ModelProto:
-    """From `TABLE`, float32 [batch, width], to values or scores alone."""
+    """From `TABLE`, float32 [batch, width], to values, or to what becomes scores."""
     is_value = isinstance(trees.task, Regression)
     _register_whole_numbers(type(trees.estimator).__name__)
     model = to_onnx(
         trees.estimator,
         initial_types=[(TABLE, FloatTensorType([None, width]))],
-        options=None if is_value else {id(trees.estimator): {"zipmap": False}},
+        options=None if is_value else {id(trees.estimator): OPTIONS},
         target_opset={"": OPSET, CLASSICAL: CONVERTED_OPSET},
     )
     wanted = "variable" if is_value else "probabilities"
@@ -103,6 +107,26 @@ def _put_before(graph: onnx.GraphProto, inputs: Sequence[tuple[str, Array]]) -> 
     nodes.extend(graph.node)
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _put_scores_behind(graph: onnx.GraphProto, trees: Trees) -> None:
+    """Divide by the temperature and make scores of that.
+
+    Of two classes the runtime gives two columns, of which the second is what the trees say; the
+    first class has 0 in its place, as in `Trees.raw`.
+    """
+    raw, width = graph.output[0].name, trees.task.width
+    counting = [0.0, 1.0] if width == 2 else [1.0] * width
+    scale = [one / trees.temperature for one in counting]
+    if width == 2:
+        graph.initializer.append(helper.make_tensor("second_column", TensorProto.INT64, [1], [1]))
+        graph.node.append(helper.make_node("Gather", [raw, "second_column"], ["odds"], axis=1))
+        raw = "odds"
+    graph.initializer.append(helper.make_tensor("scale", TensorProto.FLOAT, [width], scale))
+    graph.node.append(helper.make_node("Mul", [raw, "scale"], ["scaled"]))
+    graph.node.append(helper.make_node("Softmax", ["scaled"], ["shares"], axis=1))
+    graph.output[0].name = "shares"
+    _put_behind(graph, trees.task.answer, [-1, width])
 
 
 def _put_behind(graph: onnx.GraphProto, answer: str, shape: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -56,7 +56,7 @@ class Checkpoint:
         return state
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the file, completely or not at all.
+        """Replace the file, completely or not at all; what fails leaves nothing of its own.
 
         Raises:
             EnvironmentTrouble: the disk is full, or the folder cannot be written.
@@ -64,17 +64,20 @@ class Checkpoint:
         buffer = io.BytesIO()
         torch.save({**state, _KEY: self.fingerprint}, buffer)
         fresh = self.path.with_suffix(".new")
+        made = [one for one in (self.path.parent, self.path.parent.parent) if not one.exists()]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_synced(fresh, buffer.getvalue())
             fresh.replace(self.path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                fresh.unlink(missing_ok=True)
             raise EnvironmentTrouble(
                 f"the checkpoint {self.path} cannot be written: {error.strerror}; nothing was "
                 "published (--checkpoints names another folder)"
             ) from None
+        finally:  # also after an impatient Ctrl-C
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
+            _remove_empty(made)
 
 
 @dataclass(frozen=True)
@@ -128,11 +131,20 @@ class Keep:
             ) from None
         return path
 
+    def is_kept(self, run: str) -> bool:
+        """Whether there is something that this run can go on from."""
+        folder = self.folder / run
+        return any(any(folder.glob(pattern)) for pattern in ("*.pt", "search-*.db"))
+
     def clear(self, run: str) -> None:
         """Remove what was kept of this run, and the folders that are empty then."""
         for pattern in ("*.pt", "*.new", "search-*.db"):
             for path in (self.folder / run).glob(pattern):
                 path.unlink(missing_ok=True)
-        for folder in (self.folder / run, self.folder):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove_empty([self.folder / run, self.folder])
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()

@@ -183,7 +183,7 @@ class _Loop:
             stand.best_loss, stand.best_epoch = epoch.validation_loss, stand.epoch
             self.best_state = copy.deepcopy(self.predictor.state_dict())
         stand.epoch, stand.step, stand.loss = stand.epoch + 1, 0, 0.0
-        self._keep(is_due=self.is_finished)
+        self._keep(is_due=self.is_finished or self.stop.is_asked)
         return epoch
 
     def _train_steps(self) -> None:

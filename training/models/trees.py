@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, assert_never
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
@@ -64,6 +65,8 @@ class Trees:
 
     Attributes:
         preprocess: whose inputs these trees take; its statistics are not used.
+        temperature: what the sums of the leaves are divided by before they become scores
+            (Guo et al. 2017, arXiv:1706.04599).
     """
 
     framework = "scikit-learn"
@@ -72,14 +75,20 @@ class Trees:
         self.preprocess = preprocess
         self.estimator = estimator
         self.task = task
+        self.temperature = 1.0
+
+    def raw(self, inputs: Tensors) -> Array:
+        """The sums of the leaves, float64 [rows, labels]; of two classes the first has 0, the
+        second the logarithm of its odds. Without a temperature."""
+        sums: Array = self.estimator.decision_function(table(self.preprocess, inputs))
+        return np.stack([np.zeros(len(sums)), sums], axis=1) if sums.ndim == 1 else sums
 
     def answers(self, inputs: Tensors) -> Array:
         """float32, scores [rows, labels] or values [rows]."""
-        rows = table(self.preprocess, inputs)
         if isinstance(self.task, Regression):
-            found = self.estimator.predict(rows)
+            found = self.estimator.predict(table(self.preprocess, inputs))
         else:
-            found = self.estimator.predict_proba(rows)
+            found = softmax(self.raw(inputs) / self.temperature, axis=1)
         answers: Array = found.astype(np.float32)
         return answers
 
@@ -98,8 +107,9 @@ class Trees:
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of every tree, field by field, as there may be gaps between the fields."""
-        digest = hashlib.sha256()
+        """Hash of the temperature and of every tree, field by field, as there may be gaps between
+        the fields."""
+        digest = hashlib.sha256(np.float64(self.temperature).tobytes())
         for nodes in _nodes(self.estimator):
             for name in nodes.dtype.names or ():
                 digest.update(np.ascontiguousarray(nodes[name]).tobytes())

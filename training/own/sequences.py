@@ -1,4 +1,4 @@
-"""A user's own texts or series as a run; that a table holds such, its owner says by kinds."""
+"""A user's own texts or series as a run."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -8,34 +8,14 @@ from training.config import RunConfig
 from training.data.series import Layout, collect_series
 from training.data.table import Collected, TableSource
 from training.data.text import collect_text
-from training.errors import UsageError
 from training.models import AnyCandidate
-from training.own.tables import OwnRun, model_name, own_run, usual_config
+from training.own.tables import OwnRun, model_name, usual_config
 from training.preprocess.tensors import Preprocess
 from training.runs import BYTE_RUNS, MOMENTS, SERIES_CNN, TEXT_CNN, Run, fit_series, fit_text
 
-#: Kinds of columns that make a run of another sort.
-TEXT: Final = "text"
-SERIES: Final = "series"
-STEP: Final = "step"
 #: A sequence costs more than a row of a table, and says more.
 EPOCHS: Final = 40
 PATIENCE: Final = 8
-
-
-def any_own_run(source: TableSource, name: str | None, settings: Mapping[str, object]) -> OwnRun:
-    """A run of texts where a column is given as text, of series where one tells them apart, else
-    of a table. Arguments and errors as for `own_run`."""
-    texts, series, steps = (_of_kind(source, kind) for kind in (TEXT, SERIES, STEP))
-    if steps and not series:
-        raise UsageError(f"{steps} is a step, but of no column is it said that it tells series")
-    if texts and series:
-        raise UsageError(f"{texts} is text and {series} tells series; a run is of one of them")
-    if texts:
-        return text_run(source, texts, name, settings)
-    if series:
-        return series_run(source, Layout(series, steps), name, settings)
-    return own_run(source, name, settings)
 
 
 def text_run(
@@ -78,20 +58,8 @@ def _own(
         name=model_name(source, name),
         description=f"Predicts {', '.join(source.target)}, learnt from {source.path.name}",
         config=config,
-        collect=lambda: collected.dataset,
+        collect=lambda: collected.noted,
         fit_preprocess=fit,
         candidates=candidates,
     )
     return OwnRun(run, config, collected)
-
-
-def _of_kind(source: TableSource, kind: str) -> str | None:
-    """The column of a kind.
-
-    Raises:
-        UsageError: there are two.
-    """
-    names = [name for name, given in source.fields.items() if given == kind]
-    if len(names) > 1:
-        raise UsageError(f"one column at most is of kind {kind}, not {', '.join(names)}")
-    return names[0] if names else None

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from app.bundle.manifest import MODEL_NAME_PATTERN
 from training.config import RunConfig
+from training.data import records
 from training.data.table import Collected, TableSource, collect_table
 from training.errors import UsageError
 from training.models import TREES
@@ -34,24 +35,30 @@ class OwnRun:
     collected: Collected
 
 
-def own_run(source: TableSource, name: str | None, settings: Mapping[str, object]) -> OwnRun:
+def own_run(
+    source: TableSource,
+    name: str | None,
+    settings: Mapping[str, object],
+    table: records.Table | None = None,
+) -> OwnRun:
     """Read a table, and make a run of it.
 
     Args:
         name: of the model; None takes it from the file.
         settings: what shall be other than usual, by name.
+        table: of the source, where it is read already.
     Raises:
         UsageError, EnvironmentTrouble: as `collect_table` and `RunConfig.with_overrides`.
     """
     model = model_name(source, name)
     asked = RunConfig().with_overrides(settings)
-    collected = collect_table(source, asked.split)
+    collected = collect_table(source, asked.split, table)
     config = usual_config(len(collected.dataset.targets)).with_overrides(settings)
     run = Run(
         name=model,
         description=f"Predicts {', '.join(source.target)}, learnt from {source.path.name}",
         config=config,
-        collect=lambda: collected.dataset,
+        collect=lambda: collected.noted,
         fit_preprocess=fit_own_table,
         candidates=(LINEAR, MLP, TREES),
     )

@@ -14,7 +14,9 @@ from app.bundle.signature import (
     TextField,
 )
 from training.data.dataset import Dataset
+from training.evaluation.caveats import caveats
 from training.papers.card_quality import quality_lines
+from training.papers.markdown import ROWS_SHOWN, plain, table
 from training.tasks import Classification, MultiLabel, Regression
 
 #: Of a vocabulary; a reader wants to know what kind of words.
@@ -29,16 +31,20 @@ def model_card(manifest: Manifest, dataset: Dataset) -> str:
 def _lines(manifest: Manifest, dataset: Dataset) -> Iterator[str]:
     yield f"# {manifest.name}, version {manifest.version}"
     yield ""
-    yield f"{manifest.description}. Task: {dataset.task.kind}. Made {manifest.created_at:%Y-%m-%d}."
+    made = f"{manifest.created_at:%Y-%m-%d}"
+    yield f"{plain(manifest.description)}. Task: {dataset.task.kind}. Made {made}."
     yield ""
+    for doubt in caveats(manifest, dataset.task):
+        yield f"**Doubtful.** {plain(doubt)}"
+        yield ""
     yield "## Interface"
     yield ""
-    yield from _table(
+    yield from table(
         ("field", "kind", "accepts", "may be missing"),
         [(f.name, f.kind, accepts(f), "yes" if f.nullable else "no") for f in _fields(manifest)],
     )
     yield ""
-    yield _answers(dataset)
+    yield plain(_answers(dataset))
     yield ""
     yield "```sh"
     yield f"curl localhost:8000/models/{manifest.name}/predict \\"
@@ -49,7 +55,7 @@ def _lines(manifest: Manifest, dataset: Dataset) -> Iterator[str]:
     yield "## Quality"
     yield ""
     names = list(manifest.metrics["test"])
-    yield from _table(
+    yield from table(
         ("split", *(name.replace("_", " ") for name in names)),
         [(s, *(f"{m[name]:.4f}" for name in names)) for s, m in manifest.metrics.items()],
     )
@@ -57,7 +63,7 @@ def _lines(manifest: Manifest, dataset: Dataset) -> Iterator[str]:
     if manifest.quality is not None and manifest.quality.baselines:
         yield "On the same test rows, models that need no thought:"
         yield ""
-        yield from _table(
+        yield from table(
             ("baseline", *(name.replace("_", " ") for name in names)),
             [
                 (one.name, *(f"{one.metrics[n]:.4f}" if n in one.metrics else "–" for n in names))
@@ -72,14 +78,21 @@ def _lines(manifest: Manifest, dataset: Dataset) -> Iterator[str]:
             else f"at most {gate.maximum:g}"
         )
         yield f"Gate: {gate.split} {gate.metric} {bar}; it is {gate.value:.4f}."
-    yield ""
+        yield ""
     if manifest.quality is not None:
         yield from quality_lines(manifest, manifest.quality)
     yield "## Data"
     yield ""
-    yield f"{dataset.source}; {len(dataset.targets):,} rows. The model knows these rows and no"
-    yield "other kind: it answers anything that it is sent."
+    yield f"{plain(dataset.source)}; {len(dataset.targets):,} rows. The model knows these rows and"
+    yield "no other kind: it answers anything that it is sent."
     yield ""
+    if dataset.notes:
+        yield "Noticed in the data:"
+        yield ""
+        yield from (f"- {plain(note)}" for note in dataset.notes[:ROWS_SHOWN])
+        if len(dataset.notes) > ROWS_SHOWN:
+            yield f"- and {len(dataset.notes) - ROWS_SHOWN:,} more, which are in report.html"
+        yield ""
     yield "## Provenance"
     yield ""
     yield from _provenance(manifest)
@@ -88,9 +101,9 @@ def _lines(manifest: Manifest, dataset: Dataset) -> Iterator[str]:
 def _answers(dataset: Dataset) -> str:
     match dataset.task:
         case Classification(labels):
-            return f"Answers with one of: {', '.join(labels)}; and a score for each."
+            return f"Answers with one of: {_some(labels)}; and a score for each."
         case MultiLabel(labels):
-            return f"Answers with a score, 0–1, for each of: {', '.join(labels)}."
+            return f"Answers with a score, 0–1, for each of: {_some(labels)}."
         case Regression(unit, description):
             return f"Answers with a number: {description}{f', in {unit}' if unit else ''}."
 
@@ -104,18 +117,20 @@ def accepts(field: InputField) -> str:
     if isinstance(field, NumberField):
         return f"{_range(field)} {field.unit or ''}".strip()
     if isinstance(field, CategoryField):
-        words = list(field.vocabulary[:WORDS_SHOWN])
-        if len(words) < len(field.vocabulary):
-            words.append(f"{len(field.vocabulary) - len(words)} more")
-        return ", ".join(words) + (", or another" if field.accept_unknown else "")
+        return _some(field.vocabulary) + (", or another" if field.accept_unknown else "")
     if isinstance(field, ImageField):
         return f"{field.height} × {field.width} numbers 0–{field.maximum}, or a picture in base64"
     if isinstance(field, TextField):
         return f"text of up to {field.max_length:,} characters"
     if isinstance(field, SeriesField):
         steps = f"{field.minimum_length:,} to {field.maximum_length:,} steps"
-        return f"{steps} of {', '.join(field.channels)}"
+        return f"{steps} of {_some(field.channels)}"
     return field.description
+
+
+def _some(words: Sequence[str]) -> str:
+    more = len(words) - WORDS_SHOWN
+    return ", ".join([*words[:WORDS_SHOWN], *([f"{more:,} more"] if more > 0 else [])])
 
 
 def _range(field: NumberField) -> str:
@@ -136,19 +151,13 @@ def _request(manifest: Manifest) -> str:
     return shlex.quote(body)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield "|" + "---|" * len(head)
-    for row in rows:
-        yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |"
-
-
 def _provenance(manifest: Manifest) -> Iterator[str]:
     source = manifest.provenance
     if source is None:
         return
     facts = {
         "data sha256": source.data_sha256,
+        "split sha256": source.split_sha256 or "unknown",
         "config sha256": source.config_sha256,
         "weights sha256": source.weights_sha256,
         "seed": source.seed,
@@ -156,4 +165,4 @@ def _provenance(manifest: Manifest) -> Iterator[str]:
         "commit": source.git_commit or "unknown",
         "versions": ", ".join(f"{name} {version}" for name, version in source.versions.items()),
     }
-    yield from _table(("what", "value"), [(key, str(value)) for key, value in facts.items()])
+    yield from table(("what", "value"), [(key, str(value)) for key, value in facts.items()])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from app.bundle.manifest import Manifest
 from app.bundle.quality import Calibration, Predecessor, Quality
+from training.papers.markdown import plain
 
 #: Of the slices, the worst.
 SLICES_TOLD = 3
@@ -24,7 +25,8 @@ def quality_lines(manifest: Manifest, quality: Quality) -> Iterator[str]:
         worst = [one for one in quality.slices if not one.few][:SLICES_TOLD]
         told = [f"{one.field} {one.values}: {one.value:.4f} ({one.rows} rows)" for one in worst]
         if told:
-            yield f"Weakest by {_words(chief)} of the test rows: {'; '.join(told)}."
+            weakest = plain("; ".join(told))
+            yield f"Weakest by {_words(chief)} of the test rows: {weakest}."
             yield ""
     if quality.predecessor is not None:
         yield _compared(quality.predecessor)
@@ -33,7 +35,7 @@ def quality_lines(manifest: Manifest, quality: Quality) -> Iterator[str]:
         speed = ", ".join(f"{ratio:.2f} × at {rows}" for rows, ratio in made.speedup.items())
         yield f"Variant {variant} in `{made.file}`: {speed} rows, measured where it was made."
     for name, reason in quality.left_out.items():
-        yield f"Variant {name} is left out: {reason}."
+        yield f"Variant {name} is left out: {plain(reason)}."
     if manifest.variants or quality.left_out:
         yield ""
 

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +11,9 @@ import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from app.bundle.quality import Interval, Slice
@@ -29,6 +33,8 @@ SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04")
 POINTS = 2000
 #: Of a name on an axis.
 LABEL_CHARACTERS = 36
+#: From so many powers of ten on, an axis has no ticks between them.
+TIGHT_DECADES = 2.5
 _VARIABLES = {
     INK: "currentColor",
     FAINT: "var(--line)",
@@ -82,9 +88,11 @@ def learning_curves(selection: Selection) -> Markup | None:
             losses.plot(best, loss[best - 1], "o", color=color)
             metrics.plot(best, metric[best - 1], "o", color=color)
         losses.set(title="Loss (log scale)", xlabel="epoch", yscale="log")
+        _few_log_ticks(losses.yaxis)
         metrics.set(title=f"Validation {networks[0].head.metric}", xlabel="epoch")
         metrics.legend(loc="best")
         for axes in (losses, metrics):
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             _plain(axes)
         return _svg(figure)
 
@@ -116,6 +124,7 @@ def metric_over_latency(selection: Selection, task: Task) -> Markup | None:
             xscale="log",
         )
         axes.margins(x=0.25, y=0.15)
+        _few_log_ticks(axes.xaxis)
         _plain(axes)
         return _svg(figure)
 
@@ -152,13 +161,16 @@ def predicted_against_true(values: Array, targets: Array) -> Markup:
         spread.hist(values - targets, bins=50, color=SERIES[0], alpha=0.75)
         spread.set(title="Predicted minus true", xlabel="difference", ylabel="rows")
         for axes in (points, spread):
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             _plain(axes)
         return _svg(figure)
 
 
-def interval_plot(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> Markup:
-    """Metrics between 0 and 1 with what they would be on other rows."""
+def interval_plot(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> Markup | None:
+    """Metrics between 0 and 1 with what they would be on other rows; None without any."""
     shown = [name for name in intervals if 0 <= metrics[name] <= 1 and intervals[name].high <= 1]
+    if not shown:
+        return None
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.4, 0.6 + 0.42 * len(shown)), layout="constrained")
         axes = figure.subplots()
@@ -191,12 +203,26 @@ def slice_plot(slices: Sequence[Slice], whole: float) -> Markup:
 
 
 def _short(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= LABEL_CHARACTERS else text[: LABEL_CHARACTERS - 1] + "…"
 
 
 def _literal(text: str) -> str:
     """matplotlib takes what is between dollars for formulas."""
     return text.replace("$", r"\$")
+
+
+def _few_log_ticks(axis: Axis) -> None:
+    """Plain numbers that do not run into each other, on an axis whose limits are settled."""
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    if decades < 1:
+        axis.set_major_locator(MaxNLocator(5))
+    else:
+        steps = (1.0, 2.0, 5.0) if decades < TIGHT_DECADES else (1.0,)
+        axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _plain(axes: Axes) -> None:
@@ -208,7 +234,10 @@ def _svg(figure: Figure) -> Markup:
     """The bare `<svg>` element, without the namespaces and metadata that HTML does not need."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    with warnings.catch_warnings():
+        # The browser's fonts have it.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     for name in ("xmlns", "xmlns:xlink"):

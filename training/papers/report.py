@@ -1,7 +1,8 @@
 """What a person reads of a model: a card in Markdown and a report as one HTML file."""
 
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from app.bundle.manifest import Manifest
 from app.bundle.padding import row_lengths
 from app.bundle.quality import Quality
 from app.bundle.signature import CategoryField, ImageField, InputField, NumberField, SeriesField
+from app.bundle.tensors import take_rows
+from training.config import RunConfig
 from training.data.dataset import Dataset, Rows, class_counts
 from training.data.split import Split
 from training.evaluation.bootstrap import RESAMPLES
+from training.evaluation.caveats import caveats, is_narrow, standing
 from training.evaluation.metrics import HOLDS
 from training.evaluation.slices import FEW_ROWS
 from training.evaluation.validate import Evaluation
@@ -32,18 +36,26 @@ from training.papers.charts import (
     shades,
     slice_plot,
 )
-from training.selection.select import Selection
+from training.papers.markdown import ROWS_SHOWN
+from training.papers.quicker import why_not_quicker
+from training.selection.select import Selection, standard_error
 from training.tasks import Classification, MultiLabel, Regression, Task
 
 TEMPLATES = Path(__file__).parent / "templates"
 WORST_SHOWN = 12
 SLICES_SHOWN = 16
+#: Of an example's values, and of the words of a field.
+VALUES_SHOWN = 12
+WORDS_SHOWN = 20
+#: Of more classes no matrix is drawn, only its largest numbers are named.
+CLASSES_DRAWN = 20
 
 
 @dataclass(frozen=True)
 class Findings:
     """Everything that a report tells besides the manifest; `test` is the chosen candidate's."""
 
+    config: RunConfig
     dataset: Dataset
     split: Split
     selection: Selection
@@ -84,23 +96,30 @@ def report_html(manifest: Manifest, findings: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    split = findings.split
+    split, task = findings.split, findings.dataset.task
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     return templates.get_template("report.html").render(
         manifest=manifest,
+        rows_shown=ROWS_SHOWN,
+        values_shown=VALUES_SHOWN,
         **_quality(manifest),
+        caveats=caveats(manifest, task),
+        is_narrow=is_narrow,
+        standing=standing,
+        not_quicker=_not_quicker(findings),
         findings=findings,
         chosen=findings.selection.chosen,
         parts=parts,
-        counts={name: class_counts(rows) for name, rows in parts.items()},
+        divisions=_divisions(parts),
         summaries=[(field, summary_of(field, split.train)) for field in manifest.signature.fields],
         pictures=class_pictures(split.train),
         curves=learning_curves(findings.selection),
-        speeds=metric_over_latency(findings.selection, findings.dataset.task),
-        task=findings.dataset.task,
+        speeds=metric_over_latency(findings.selection, task),
+        task=task,
         reliability=reliability_diagram(findings.test) if findings.test.reliability else None,
         scatter=_scatter(findings),
         shares=None if findings.test.confusion is None else shades(findings.test.confusion),
+        confusions=_confusions(findings.test, task),
         worst=worst_examples(findings),
         limits=accepts,
         example=example_of,
@@ -120,6 +139,33 @@ def _quality(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def _not_quicker(findings: Findings) -> str:
+    config, split = findings.config, findings.split
+    doubt = standard_error(split.validation, config.seed)
+    return why_not_quicker(findings.selection, split.test.task, config.faster_by, doubt)
+
+
+def _divisions(parts: Mapping[str, Rows]) -> list[tuple[str, list[int]]]:
+    """Rows of each part: all, and those of each label."""
+    counts = [class_counts(rows) for rows in parts.values()]
+    of_labels = [(label, [each[label] for each in counts]) for label in counts[0]]
+    return [("all rows", [len(rows) for rows in parts.values()]), *of_labels]
+
+
+def _confusions(test: Evaluation, task: Task) -> list[tuple[str, str, int]] | None:
+    """Truth, answer and rows, most rows first; None where a matrix can be drawn or there is
+    none."""
+    if test.confusion is None or len(task.labels) <= CLASSES_DRAWN:
+        return None
+    wrong = test.confusion - np.diag(np.diag(test.confusion))
+    places = np.argwhere(wrong)
+    order = np.argsort(-wrong[wrong > 0], kind="stable")
+    return [
+        (task.labels[true], task.labels[said], int(wrong[true, said]))
+        for true, said in places[order].tolist()
+    ]
+
+
 def summary_of(field: InputField, rows: Rows) -> Mapping[str, Any]:
     """Statistics of one field on some rows, ready to print."""
     if isinstance(field, NumberField):
@@ -130,7 +176,11 @@ def summary_of(field: InputField, rows: Rows) -> Mapping[str, Any]:
         return {"text": text, "missing": int(np.isnan(column).sum())}
     if isinstance(field, CategoryField):
         column = rows.inputs[field.tensor][:, field.column]
-        text = ", ".join(f"{word} {int((column == word).sum())}" for word in field.vocabulary)
+        counts = [(word, int((column == word).sum())) for word in field.vocabulary]
+        counts.sort(key=lambda pair: -pair[1])
+        text = ", ".join(f"{word} {count:,}" for word, count in counts[:WORDS_SHOWN])
+        if len(counts) > WORDS_SHOWN:
+            text += f", and {len(counts) - WORDS_SHOWN:,} more"
         return {"text": text, "missing": int((column == "").sum())}
     if isinstance(field, ImageField):
         mean = rows.inputs[field.tensor].mean()
@@ -150,7 +200,7 @@ def class_pictures(rows: Rows) -> list[tuple[str, list[str]]]:
     images = rows.inputs[field.tensor]
     return [
         (label, [picture(images[row], field) for row in np.flatnonzero(rows.targets == index)[:3]])
-        for index, label in enumerate(rows.task.labels)
+        for index, label in enumerate(rows.task.labels[:ROWS_SHOWN])
     ]
 
 
@@ -158,8 +208,10 @@ def worst_examples(findings: Findings) -> list[Example]:
     """The test rows with the highest loss, highest first."""
     test, rows = findings.test, findings.split.test
     field = rows.fields[0]
+    numbers = np.array(test.worst[:WORST_SHOWN], dtype=np.int64)
+    worst = replace(rows, inputs=take_rows(rows.inputs, numbers), targets=rows.targets[numbers])
     examples = []
-    for number in test.worst[:WORST_SHOWN]:
+    for place, number in enumerate(numbers.tolist()):
         truth, answer, figure = _said(rows.task, rows.targets[number], test.answers[number])
         is_image = isinstance(field, ImageField)
         examples.append(
@@ -171,7 +223,7 @@ def worst_examples(findings: Findings) -> list[Example]:
                 picture=picture(rows.inputs[field.tensor][number], field)
                 if isinstance(field, ImageField)
                 else None,
-                values=() if is_image else _shown(rows, number),
+                values=() if is_image else _shown(worst.instances[place]),
             )
         )
     return examples
@@ -197,9 +249,8 @@ def _scatter(findings: Findings) -> Markup | None:
     return predicted_against_true(findings.test.answers, findings.split.test.targets)
 
 
-def _shown(rows: Rows, number: int) -> tuple[str, ...]:
-    values = rows.instances[number].values()
-    return tuple(_written(value) for value in values)
+def _shown(instance: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(_written(value) for value in itertools.islice(instance.values(), VALUES_SHOWN))
 
 
 def _written(value: Any) -> str:

@@ -23,14 +23,16 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sklearn.model_selection import KFold, StratifiedKFold
+from sqlalchemy.exc import DBAPIError
 
 from app.bundle.tensors import Tensors, take_rows
 from training.config import RunConfig
 from training.data.dataset import Indices, Rows
 from training.data.split import Split
-from training.errors import Diverged, Unsuitable
+from training.errors import Diverged, EnvironmentTrouble, Unsuitable
 from training.export import runtime
 from training.export.graph import export
 from training.fit.train import Epoch
@@ -99,6 +101,7 @@ def search(  # noqa: PLR0917
             keeps nothing.
     Raises:
         Unsuitable: no candidate suits task and data.
+        EnvironmentTrouble: the file cannot be written.
     """
     budget = Budget.of(config.budget)
     parts = parts_of(split, fit_preprocess, config)
@@ -106,7 +109,7 @@ def search(  # noqa: PLR0917
         f"budget {config.budget}, "
         + (f"{len(parts)} folds of training and validation rows" if len(parts) > 1 else "no folds")
     )
-    with quiet():
+    with quiet(), _written(storage):
         studies = [Study(one, parts, config, storage) for one in candidates]
         deadline = time.monotonic() + budget.seconds - sum(one.seconds for one in studies)
         for turn in itertools.count():
@@ -125,6 +128,21 @@ def search(  # noqa: PLR0917
         f"{len(trials)} trials to the end, {sum(one.pruned for one in studies)} cut short"
     )
     return Found(tuple(itertools.chain(*(finalists(one, config) for one in studies))), trials)
+
+
+@contextmanager
+def _written(storage: Path | None) -> Iterator[None]:
+    """A file that cannot be written is an error of ours; SQLite keeps whole what is in it."""
+    try:
+        yield
+    except (DBAPIError, StorageInternalError) as error:
+        if storage is None:
+            raise
+        said = str(getattr(error, "orig", None) or error.__cause__ or error).partition("\n")[0]
+        raise EnvironmentTrouble(
+            f"the trials cannot be kept in {storage}: {said}; nothing was published "
+            "(--checkpoints names another folder)"
+        ) from None
 
 
 def whose_turn(turn: int, studies: Sequence["Study"]) -> "Study":

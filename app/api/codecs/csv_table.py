@@ -101,7 +101,10 @@ class CsvCodec(RowsCodec):
             if name not in self._fields:
                 known = ", ".join(self._fields)
                 place = ("header", name[:64])
-                said = f"line 1, column {column}: Unknown name; known: {known}"
+                said = (
+                    f"line 1, column {column}: Not a field of the model, leave it out; "
+                    f"known: {known}"
+                )
                 raise invalid([Detail(place, said, "extra_forbidden")])
             if name in names:
                 raise MalformedBody(f"name {name!r} appears twice in the first line")

@@ -103,8 +103,10 @@ class RowsCodec(Codec):
     def _detail(self, place: Place, message: str, kind: str) -> Detail:
         """A fault in words that say what would be right."""
         if kind == "extra_forbidden":
-            known = ("instances",) if len(place) == 1 else tuple(self._fields)
-            return Detail(place, f"Unknown name; known: {', '.join(known[:MAX_DETAILS])}", kind)
+            if len(place) == 1:
+                return Detail(place, "Unknown name; known: instances", kind)
+            known = ", ".join(tuple(self._fields)[:MAX_DETAILS])
+            return Detail(place, f"Not a field of the model, leave it out; known: {known}", kind)
         field = self._fields.get(str(place[2])) if len(place) > 2 else None
         if isinstance(field, ImageField) and kind in _FORM_FAULTS:
             wanted = " × ".join(str(size) for size in field.shape)
