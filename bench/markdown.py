@@ -1,4 +1,6 @@
-"""`python -m bench.markdown RESULT.json …`: kept results as the tables of docs/benchmarks.md."""
+"""`python -m bench.markdown RESULT.json …`: kept results as tables, as in
+docs/benchmark-results.md.
+"""
 
 import argparse
 import json

@@ -1,7 +1,8 @@
 """Small requests that came in one turn of the event loop: one run, and one encoding, for all.
 
-Only requests that are known but for their numbers, of models whose runs are shorter than handing
-them to a thread. Whatever stands in the way of one, it goes the usual way, by a ticket.
+Only requests that are known but for their numbers, of models whose runs are for less than threads
+would cost the requests in them. Whatever stands in the way of one, it goes the usual way, by a
+ticket.
 """
 
 import asyncio

@@ -57,7 +57,8 @@ class Model:
 
     def run_at_once(self, inputs: Any, rows: int, arrived_s: Any) -> Any:
         self.runs.append(rows)
-        return None if self.fails else {"y": inputs["x"] * 2}
+        fits = rows <= self.rows_at_once and not self.fails
+        return {"y": inputs["x"] * 2} if fits else None
 
 
 class Figures:
@@ -180,8 +181,8 @@ async def test_where_runs_have_become_too_long_each_goes_the_usual_way() -> None
     for number in range(3):
         bench.take(number)
     bench.model.rows_at_once = 0
-    bench.model.fails = True  # as a model says of a run that is too large
 
     await asyncio.sleep(0)
 
     assert len(bench.entered) == 3
+    assert not bench.take(3)
