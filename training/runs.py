@@ -142,7 +142,6 @@ RUNS = (
         name="fashion",
         description="Which of ten kinds of clothing is in a grey picture of 28 × 28 pixels",
         config=RunConfig(
-            threads=2,
             epochs=10,
             patience=4,
             batch_size=128,
